@@ -1,0 +1,100 @@
+#!/bin/bash
+set -euo pipefail
+# shellcheck source=ci/lib/common.sh
+. "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
+
+usage() {
+	cat <<'END'
+usage: ci/run all [--no-check] [--full] [--each] [--linux DIR] [--onto newest]
+
+Stages deps, tree, apply, check, build and test, one after the other; then how long each took, and, as the
+last line, what became of all tests: "N passed, N failed, N skipped".
+
+  --no-check     without check
+  --full         also the tests of the harness itself; variants normal and debug
+  --each         also build what each patch touches after that patch
+  --linux DIR    for the stage tree
+  --onto newest  for the stages tree and apply
+END
+}
+
+check=1 full='' each='' tree_args=() apply_args=()
+while (($#)); do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	--no-check) check='' ;;
+	--full) full=1 ;;
+	--each) each=1 ;;
+	--linux) need_arg "$@"; tree_args+=(--linux "$2"); shift ;;
+	--onto) need_arg "$@"; tree_args+=(--onto "$2"); apply_args+=(--onto "$2"); shift ;;
+	*) usage_error "unknown option $1" ;;
+	esac
+	shift
+done
+
+mkdir -p "$RESULTS" "$OUT/log"
+rm -f "$RESULTS"/*.tap
+steps=() worst=0 start=$SECONDS
+bad_points() { cat "$RESULTS"/*.tap 2>/dev/null | grep -c '^not ok' || true; }
+
+# A step that fails without a point that says so gets one; its status must not get lost.
+steps_tap=$OUT/steps.tmp
+: >"$steps_tap"
+step() {
+	local name=$1 began=$SECONDS before rc=0
+	shift
+	before=$(bad_points)
+	printf '\n=== %s\n' "$name" >&2
+	"$@" </dev/null || rc=$?
+	steps+=("$(printf '%-24s %6s  %s' "$name" "$(_elapsed $((SECONDS - began)))" \
+		"$(case $rc in 0) echo pass ;; "$E_FAIL") echo FAIL ;; "$E_SKIP") echo skip ;; *) echo "HARNESS ERROR" ;; esac)")")
+	case $rc in
+	0) ;;
+	"$E_SKIP") echo "ok - $name # SKIP exit status 4" >>"$steps_tap" ;;
+	*) [[ $(bad_points) -gt $before ]] || echo "not ok - $name # exit status $rc" >>"$steps_tap" ;;
+	esac
+	if ((rc > worst && rc != E_SKIP)); then worst=$rc; fi
+	((rc == 0))
+}
+# shellcheck disable=SC2317
+run() { bash "$TOP/ci/run" "$@"; }
+
+finish() {
+	local rc=0
+	if [[ -s $steps_tap ]]; then
+		{
+			awk '{ n++; sub(/^not ok -/, "not ok " n " -"); sub(/^ok -/, "ok " n " -"); print } END { print "1.." n }' "$steps_tap"
+		} >"$RESULTS/steps.tap"
+	fi
+	rm -f "$steps_tap"
+	printf '\n'
+	printf '%s\n' "${steps[@]}" "$(printf '%-24s %6s' total "$(_elapsed $((SECONDS - start)))")"
+	printf '\n'
+	bash "$TOP/ci/lib/tally.sh" "$RESULTS"/*.tap >"$OUT/summary" || rc=$?
+	cat "$OUT/summary"
+	if ((worst > E_FAIL)); then exit "$E_HARNESS"; fi
+	if ((rc || worst)); then exit "$E_FAIL"; fi
+	exit "${1:-0}"
+}
+# An interrupted run has no verdict.
+trap 'printf "\ninterrupted\n" >&2; exit 130' INT TERM
+
+if ! step deps run deps; then
+	if ((worst == 0)); then finish "$E_SKIP"; fi
+	finish
+fi
+step tree run tree "${tree_args[@]}" || finish
+step apply run apply "${apply_args[@]}" || finish
+if [[ -n $full ]]; then step "harness" bash "$TOP/ci/lib/selftest.sh" || true; fi
+if [[ -n $check ]]; then step check run check || true; fi
+if [[ -n $each ]]; then step "build --each" run build --each || true; fi
+variants=(normal)
+[[ -z $full ]] || variants+=(debug)
+for v in "${variants[@]}"; do
+	if step "build $v" run build --variant "$v"; then
+		step "test $v" run test --variant "$v" || true
+	fi
+done
+if [[ -n $full ]]; then step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; fi
+# Last, since some of them boot the kernels that are there now.
+finish

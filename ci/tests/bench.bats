@@ -1,0 +1,141 @@
+#!/usr/bin/env bats
+# Table, plot and goals of the benchmark.
+
+setup() {
+	TOP=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+	T=$BATS_TEST_TMPDIR
+	cp "$BATS_TEST_DIRNAME/golden/bench/good.tsv" "$T/log"
+}
+
+bench() { run python3 "$TOP/ci/lib/bench.py" --log "$T/log" --out "$T/out" --tap "$T/out.tap" "$@"; }
+
+# set_row METHOD PLACE NR METRIC VALUE
+set_row() {
+	awk -v OFS='\t' -v k="$1 $2 $3 $4" -v v="$5" '$1 " " $2 " " $3 " " $4 == k { $6 = $7 = $8 = v } { print }' \
+		FS='\t' "$T/log" >"$T/new"
+	if cmp -s "$T/log" "$T/new"; then false; fi
+	mv "$T/new" "$T/log"
+}
+
+# missed TEXT: exactly this goal is not met.
+missed() {
+	[ "$status" -eq 1 ]
+	[ "$(grep -c '^not ok' "$T/out.tap")" -eq 1 ]
+	grep -q "^not ok [0-9]* - $1\$" "$T/out.tap"
+	run bash "$TOP/ci/lib/tally.sh" "$T/out.tap"
+	[ "$status" -eq 1 ]
+	[[ "$output" == *"11 passed, 1 failed, 0 skipped" ]]
+}
+
+@test "good numbers meet all goals; table, plots and points are there" {
+	bench --note "Kernel under test"
+	[ "$status" -eq 0 ]
+	[[ "$output" == *"Kernel under test"* ]]
+	[[ "$output" == *"| insertion | 512 | "*" | 300 | 38.0 | 50.0 | 36.0 |"* ]]
+	[[ "$output" == *"38.0 / 300 = 0.127 | 0.25 | met |"* ]]
+	grep -q '</svg>' "$T/out/bench.svg"
+	[ "$(head -c 4 "$T/out/bench.png" | tail -c 3)" = PNG ]
+	cmp <(sort "$T/log") <(sort "$T/out/bench.tsv")
+	[ "$(<"$T/out/table.md")" = "$output" ]
+	run bash "$TOP/ci/lib/tally.sh" "$T/out.tap"
+	[ "$status" -eq 0 ]
+	[[ "$output" == *"12 passed, 0 failed, 0 skipped" ]]
+}
+
+@test "rows are found in a KTAP log too" {
+	{ echo "TAP version 13"; sed 's/^/# /; s/$/\r/' "$T/log"; printf '# junk\tram\nok 1 pfnmap_bench\n1..1\n'; } >"$T/new"
+	mv "$T/new" "$T/log"
+	bench
+	[ "$status" -eq 0 ]
+}
+
+@test "batch of 512 dearer than 1.15 remap_pfn_range is red" {
+	set_row batch vram 512 insert_ns 44
+	bench
+	missed "batch of 512 against remap_pfn_range: insert_ns, vram"
+}
+
+@test "batch of 512 dearer than a quarter of the loop is red" {
+	set_row loop ram 512 insert_ns 151
+	bench
+	missed "batch of 512 against the loop: insert_ns, ram"
+}
+
+@test "batch of 1 dearer than 1.02 vmf_insert_pfn is red" {
+	set_row batch ram 1 insert_ns 317
+	bench
+	missed "batch of 1 against vmf_insert_pfn: insert_ns, ram"
+}
+
+@test "a fault that inserts one pfn, dearer by 2 %, is red" {
+	set_row batch vram 1 fault_ns 1490
+	bench
+	missed "batch of 1 against vmf_insert_pfn: fault_ns, vram"
+}
+
+@test "a slower munmap is red" {
+	set_row batch ram 512 munmap_ns 63.5
+	bench
+	missed "munmap after a batch against after the loop: munmap_ns, ram"
+}
+
+@test "a slower fork is red" {
+	set_row batch vram 512 fork_ns 45.5
+	bench
+	missed "fork after a batch against after the loop: fork_ns, vram"
+}
+
+@test "exactly the limit is good enough" {
+	set_row loop ram 512 insert_ns 152
+	bench
+	[ "$status" -eq 0 ]
+}
+
+@test "a measurement that is missing is red" {
+	sed -i '/^remap\tvram\t512\tinsert_ns/d' "$T/log"
+	bench
+	[[ "$output" == *"not measured: remap vram 512 insert_ns"* ]]
+	missed "batch of 512 against remap_pfn_range: insert_ns, vram"
+}
+
+@test "a cost of 0 is red" {
+	set_row batch ram 512 fork_ns 0
+	bench
+	[[ "$output" == *"cannot be right"* ]]
+	missed "fork after a batch against after the loop: fork_ns, ram"
+}
+
+@test "a log without, with repeated or with impossible rows is an error" {
+	tail -n 1 "$T/log" >"$T/last"
+	cat "$T/last" >>"$T/log"
+	bench
+	[ "$status" -eq 2 ]
+	printf 'loop\tram\t1\tfork_ns\t5\t10\t11\t12\n' >"$T/log"
+	bench
+	[ "$status" -eq 2 ]
+	printf 'hoop\tram\t1\tfork_ns\t5\t11\t11\t12\n' >"$T/log"
+	bench
+	[ "$status" -eq 2 ]
+	echo nothing >"$T/log"
+	bench
+	[ "$status" -eq 2 ]
+	rm "$T/log"
+	bench
+	[ "$status" -eq 2 ]
+}
+
+@test "ci/run bench --from judges a log, and red stays red" {
+	export OUT=$T/ci-out RESULTS=$T/results
+	run "$TOP/ci/run" bench --from "$T/log"
+	[ "$status" -eq 0 ]
+	[ -s "$OUT/bench/bench.svg" ]
+	set_row batch ram 512 insert_ns 100
+	run "$TOP/ci/run" bench --from "$T/log"
+	[ "$status" -eq 1 ]
+	echo nothing >"$T/log"
+	run "$TOP/ci/run" bench --from "$T/log"
+	[ "$status" -eq 1 ]
+	[ ! -e "$OUT/bench" ]
+	run bash "$TOP/ci/lib/tally.sh" "$RESULTS/bench.tap"
+	[ "$status" -eq 1 ]
+}

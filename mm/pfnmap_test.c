@@ -1,0 +1,1283 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test driver for inserting pfns into VM_PFNMAP and VM_MIXEDMAP mappings.
+ *
+ * The driver plays the part of a graphics driver: it has objects whose pages
+ * live either in "vram", which has no struct pages, or in "ram", and which
+ * migrate between the two while userspace has them mapped:
+ *
+ * - the fault handler takes the object's semaphore for read, looks up where
+ *   the pages are now and inserts their pfns before it drops the semaphore;
+ * - migration takes the semaphore for write, zaps all mappings of the pages
+ *   with unmap_mapping_range() and only then moves the data.
+ *
+ * So a PTE that was inserted before migration is gone by the time the data
+ * moves, and a fault that comes later sees the new place.
+ *
+ * Lock order:
+ *
+ *   mmap_lock or VMA lock
+ *     pfnmap_test_object.sem
+ *       i_mmap_rwsem, page-table locks (in mm)
+ *       pfnmap_test_vram.lock
+ *
+ * User memory is never accessed under the semaphore, because a page fault
+ * takes the mmap_lock.
+ *
+ * See tools/testing/selftests/mm/pfnmap_insert.c and pfnmap_bench.c.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bitmap.h>
+#include <linux/capability.h>
+#include <linux/cleanup.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
+#include <linux/ktime.h>
+#include <linux/log2.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/pseudo_fs.h>
+#include <linux/rwsem.h>
+#include <linux/sched/signal.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "pfnmap_test.h"
+
+#define PFNMAP_TEST_FS_MAGIC	0x70666e74	/* "pfnt" */
+
+/* QEMU's ivshmem-plain; its shared memory is BAR 2. */
+#define PCI_DEVICE_ID_IVSHMEM	0x1110
+#define IVSHMEM_BAR		2
+
+/* All of vram is mapped into the kernel: go easy on a small vmalloc area. */
+#define PFNMAP_TEST_MAX_VRAM	(IS_ENABLED(CONFIG_64BIT) ? SZ_64M : SZ_16M)
+
+static unsigned long long vram_start;
+module_param(vram_start, ullong, 0444);
+MODULE_PARM_DESC(vram_start,
+		 "Physical address of a reserved range to use as vram, if there is no ivshmem device");
+
+static unsigned long vram_size;
+module_param(vram_size, ulong, 0444);
+MODULE_PARM_DESC(vram_size, "Size of that range in bytes");
+
+/* Memory without struct pages. */
+struct pfnmap_test_vram {
+	unsigned long pfn;		/* the first one */
+	unsigned long nr;		/* number of pages, 0: no vram */
+	unsigned long split;		/* first page with @upper's cache mode */
+	void __iomem *lower;		/* mapping of what is below @split: WC */
+	void __iomem *upper;		/* mapping of the rest: uncached */
+	struct pci_dev *pdev;		/* whose memory it is, or NULL */
+	struct mutex lock;		/* for the members below */
+	unsigned long *used;		/* allocation bitmap */
+	unsigned long free;		/* number of clear bits in @used */
+};
+
+static struct pfnmap_test_vram vram = {
+	.lock = __MUTEX_INITIALIZER(vram.lock),
+};
+
+/* Pages of ram that all objects hold. */
+static atomic_long_t ram_pages;
+
+/* What it takes to read the clock, as part of each time that is measured. */
+static u64 clock_ns;
+
+/* A page full of PFNMAP_TEST_POISON. */
+static struct page *poison_page;
+
+/*
+ * What an open file holds.
+ *
+ * The size, the pfns' array and the flags are set once, when the object is
+ * created; the array's entries and the method may change. All of that needs
+ * the semaphore held for write.
+ */
+struct pfnmap_test_object {
+	struct rw_semaphore sem;
+	struct inode *inode;		/* has the mappings' address_space */
+	unsigned long nr_pages;		/* 0 before the object is created */
+	unsigned long *pfns;		/* where each page is now */
+	unsigned int flags;		/* PFNMAP_TEST_SCATTER etc. */
+	struct pfnmap_test_method_arg method;
+
+	/* see struct pfnmap_test_stats */
+	atomic64_t faults;
+	atomic64_t nopage;
+	atomic64_t oom;
+	atomic64_t sigbus;
+	atomic64_t offered;
+	atomic64_t insert_ns;
+	atomic64_t migrated;
+};
+
+/*
+ * All opens of a misc device share one inode and so one address_space.
+ * unmap_mapping_range() on that would zap the mappings of unrelated objects
+ * as well, so give each file an inode of its own.
+ */
+static struct vfsmount *pfnmap_test_mnt;
+static int pfnmap_test_mnt_count;
+
+static int pfnmap_test_init_fs_context(struct fs_context *fc)
+{
+	return init_pseudo(fc, PFNMAP_TEST_FS_MAGIC) ? 0 : -ENOMEM;
+}
+
+/* Not mounted before it is used: a mount pins the module. */
+static struct file_system_type pfnmap_test_fs_type = {
+	.name = "pfnmap_test",
+	.owner = THIS_MODULE,
+	.init_fs_context = pfnmap_test_init_fs_context,
+	.kill_sb = kill_anon_super,
+};
+
+static struct inode *pfnmap_test_new_inode(void)
+{
+	struct inode *inode;
+	int err;
+
+	err = simple_pin_fs(&pfnmap_test_fs_type, &pfnmap_test_mnt,
+			    &pfnmap_test_mnt_count);
+	if (err)
+		return ERR_PTR(err);
+
+	inode = alloc_anon_inode(pfnmap_test_mnt->mnt_sb);
+	if (IS_ERR(inode))
+		simple_release_fs(&pfnmap_test_mnt, &pfnmap_test_mnt_count);
+
+	return inode;
+}
+
+static void pfnmap_test_free_inode(struct inode *inode)
+{
+	iput(inode);
+	simple_release_fs(&pfnmap_test_mnt, &pfnmap_test_mnt_count);
+}
+
+static bool pfnmap_test_is_vram(unsigned long pfn)
+{
+	return pfn >= vram.pfn && pfn - vram.pfn < vram.nr;
+}
+
+static bool pfnmap_test_is_place(unsigned long pfn, unsigned int place)
+{
+	return pfnmap_test_is_vram(pfn) == (place == PFNMAP_TEST_VRAM);
+}
+
+static void __iomem *pfnmap_test_vram_addr(unsigned long pfn)
+{
+	unsigned long n = pfn - vram.pfn;
+
+	if (n < vram.split)
+		return vram.lower + (n << PAGE_SHIFT);
+
+	return vram.upper + ((n - vram.split) << PAGE_SHIFT);
+}
+
+/* Access to the start of a page, wherever it is. */
+static void pfnmap_test_read(unsigned long pfn, void *buf, size_t size)
+{
+	if (pfnmap_test_is_vram(pfn))
+		memcpy_fromio(buf, pfnmap_test_vram_addr(pfn), size);
+	else
+		memcpy_from_page(buf, pfn_to_page(pfn), 0, size);
+}
+
+static void pfnmap_test_write(unsigned long pfn, const void *buf, size_t size)
+{
+	if (pfnmap_test_is_vram(pfn))
+		memcpy_toio(pfnmap_test_vram_addr(pfn), buf, size);
+	else
+		memcpy_to_page(pfn_to_page(pfn), 0, buf, size);
+}
+
+static void pfnmap_test_poison(unsigned long pfn)
+{
+	pfnmap_test_write(pfn, page_address(poison_page), PAGE_SIZE);
+}
+
+static void pfnmap_test_init_page(unsigned long pfn, unsigned long index)
+{
+	const struct pfnmap_test_page header = {
+		.magic = PFNMAP_TEST_MAGIC,
+		.index = index,
+	};
+
+	if (pfnmap_test_is_vram(pfn))
+		memset_io(pfnmap_test_vram_addr(pfn), 0, PAGE_SIZE);
+	else
+		clear_highpage(pfn_to_page(pfn));
+
+	pfnmap_test_write(pfn, &header, sizeof(header));
+}
+
+static void pfnmap_test_move_page(unsigned long to, unsigned long from)
+{
+	struct pfnmap_test_page header;
+	void *kaddr;
+
+	if (pfnmap_test_is_vram(to)) {
+		kaddr = kmap_local_page(pfn_to_page(from));
+		pfnmap_test_write(to, kaddr, PAGE_SIZE);
+	} else {
+		kaddr = kmap_local_page(pfn_to_page(to));
+		pfnmap_test_read(from, kaddr, PAGE_SIZE);
+	}
+	kunmap_local(kaddr);
+
+	pfnmap_test_read(to, &header, sizeof(header));
+	header.generation++;
+	pfnmap_test_write(to, &header, sizeof(header));
+
+	/* Whoever can still see the old place shall notice. */
+	pfnmap_test_poison(from);
+}
+
+static void pfnmap_test_free(const unsigned long *pfns, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		if (pfnmap_test_is_vram(pfns[i])) {
+			guard(mutex)(&vram.lock);
+			__clear_bit(pfns[i] - vram.pfn, vram.used);
+			vram.free++;
+		} else {
+			__free_page(pfn_to_page(pfns[i]));
+			atomic_long_dec(&ram_pages);
+		}
+		cond_resched();
+	}
+}
+
+static int pfnmap_test_alloc_ram(unsigned long *pfns, unsigned long nr,
+				 bool scatter)
+{
+	const gfp_t gfp = GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_NOWARN;
+	unsigned long n = 0;
+
+	while (n < nr) {
+		unsigned int order, used, i;
+		struct page *page;
+
+		/*
+		 * The first page of a pair, without the second one, is never
+		 * next to another such page.
+		 */
+		order = scatter ? 1 : min(order_base_2(nr - n), MAX_PAGE_ORDER);
+		used = scatter ? 1 : min(1UL << order, nr - n);
+
+		for (;;) {
+			if (fatal_signal_pending(current)) {
+				pfnmap_test_free(pfns, n);
+				return -EINTR;
+			}
+
+			if (scatter || !order)
+				page = alloc_pages(gfp | __GFP_RETRY_MAYFAIL, order);
+			else
+				page = alloc_pages(gfp | __GFP_NORETRY, order);
+			if (page)
+				break;
+
+			if (scatter || !order) {
+				pfnmap_test_free(pfns, n);
+				return -ENOMEM;
+			}
+			order--;
+			used = min(1UL << order, nr - n);
+		}
+
+		split_page(page, order);
+		for (i = used; i < 1U << order; i++)
+			__free_page(page + i);
+		for (i = 0; i < used; i++)
+			pfns[n++] = page_to_pfn(page + i);
+		atomic_long_add(used, &ram_pages);
+		cond_resched();
+	}
+
+	return 0;
+}
+
+static int pfnmap_test_alloc_vram(unsigned long *pfns, unsigned long nr,
+				  bool scatter)
+{
+	unsigned long n, bit, step = 1;
+
+	if (!vram.nr)
+		return -ENODEV;
+
+	guard(mutex)(&vram.lock);
+
+	if (nr > vram.free)
+		return -ENOSPC;
+
+	bit = 0;
+	if (scatter) {
+		step = 2;
+	} else {
+		bit = bitmap_find_next_zero_area(vram.used, vram.nr, 0, nr, 0);
+		if (bit >= vram.nr)	/* fragmented: take what there is */
+			bit = 0;
+	}
+
+	for (n = 0; n < nr; n++, bit += step) {
+		bit = find_next_zero_bit(vram.used, vram.nr, bit);
+		if (bit >= vram.nr)
+			goto nospace;
+		__set_bit(bit, vram.used);
+		pfns[n] = vram.pfn + bit;
+	}
+	vram.free -= nr;
+
+	return 0;
+
+nospace:
+	while (n--)
+		__clear_bit(pfns[n] - vram.pfn, vram.used);
+
+	return -ENOSPC;
+}
+
+static int pfnmap_test_alloc(unsigned long *pfns, unsigned long nr,
+			     unsigned int place, bool scatter)
+{
+	if (place == PFNMAP_TEST_VRAM)
+		return pfnmap_test_alloc_vram(pfns, nr, scatter);
+
+	return pfnmap_test_alloc_ram(pfns, nr, scatter);
+}
+
+/* How many pages, at most @max, are consecutive from page @index on? */
+static unsigned long pfnmap_test_run(const struct pfnmap_test_object *obj,
+				     unsigned long index, unsigned long max)
+{
+	const unsigned long *pfns = obj->pfns + index;
+	unsigned long nr = 1;
+
+	while (nr < max && pfns[nr] == pfns[0] + nr)
+		nr++;
+
+	return nr;
+}
+
+static u64 pfnmap_test_ns_since(u64 start)
+{
+	u64 ns = ktime_get_ns() - start;
+
+	return ns > clock_ns ? ns - clock_ns : 0;
+}
+
+/* Arguments of the insertion functions. */
+struct pfnmap_test_insert {
+	struct pfnmap_test_object *obj;
+	unsigned long addr;		/* the first address ... */
+	unsigned long index;		/* ... and its page of the object */
+	unsigned long pfn;		/* for vmf_insert_pfns() */
+	unsigned long nr;		/* number of pages */
+};
+
+/* The fault-around window, aligned by address. False: beyond the object. */
+static bool pfnmap_test_window(struct vm_fault *vmf,
+			       struct pfnmap_test_insert *ins)
+{
+	const struct pfnmap_test_object *obj = ins->obj;
+	const struct vm_area_struct *vma = vmf->vma;
+	const unsigned long window = obj->method.window;
+	unsigned long offset, before, after;
+
+	if (!obj->method.unclamped) {
+		ins->nr = vmf_pfns_window(vmf, window, 0, obj->nr_pages,
+					  &ins->addr);
+		if (!ins->nr)
+			return false;
+	} else {
+		if (vmf->pgoff >= obj->nr_pages)
+			return false;
+
+		offset = (vmf->address >> PAGE_SHIFT) & (window - 1);
+		before = min3(offset, vmf->pgoff,
+			      (vmf->address - vma->vm_start) >> PAGE_SHIFT);
+		after = min3(window - offset, obj->nr_pages - vmf->pgoff,
+			     (vma->vm_end - vmf->address) >> PAGE_SHIFT);
+		ins->addr = vmf->address - (before << PAGE_SHIFT);
+		ins->nr = before + after;
+	}
+	ins->index = vmf->pgoff - ((vmf->address - ins->addr) >> PAGE_SHIFT);
+
+	return true;
+}
+
+static vm_fault_t pfnmap_test_insert_one(struct vm_fault *vmf,
+					 struct pfnmap_test_insert *ins,
+					 unsigned long i)
+{
+	const unsigned long addr = ins->addr + (i << PAGE_SHIFT);
+
+	return vmf_insert_pfn(vmf->vma, addr, ins->obj->pfns[ins->index + i]);
+}
+
+static vm_fault_t pfnmap_test_insert_loop(struct vm_fault *vmf,
+					  struct pfnmap_test_insert *ins)
+{
+	const unsigned long fault = vmf->pgoff - ins->index;
+	vm_fault_t ret;
+	unsigned long i;
+
+	ret = pfnmap_test_insert_one(vmf, ins, fault);
+	if (ret != VM_FAULT_NOPAGE)
+		return ret;
+
+	/* The other pages are a bonus. */
+	for (i = 0; i < ins->nr; i++) {
+		if (i == fault)
+			continue;
+		if (pfnmap_test_insert_one(vmf, ins, i) != VM_FAULT_NOPAGE)
+			break;
+	}
+
+	return VM_FAULT_NOPAGE;
+}
+
+static unsigned long pfnmap_test_next(struct vm_fault *vmf, unsigned long addr,
+				      unsigned long max, unsigned long *pfn,
+				      void *data)
+{
+	const struct pfnmap_test_insert *ins = data;
+	const struct pfnmap_test_object *obj = ins->obj;
+	unsigned long index, nr;
+
+	/* Wraps for an address before the object, as some misuse has it. */
+	index = vmf->pgoff + (addr >> PAGE_SHIFT) - (vmf->address >> PAGE_SHIFT);
+	if (index >= obj->nr_pages)
+		return 0;
+
+	*pfn = obj->pfns[index];
+	nr = pfnmap_test_run(obj, index, min(max, obj->nr_pages - index));
+
+	switch (obj->method.misuse) {
+	case PFNMAP_TEST_MIXED_VALID:
+		if (!pfn_valid(*pfn)) {
+			*pfn = page_to_pfn(poison_page);
+			nr = 1;
+		}
+		break;
+	case PFNMAP_TEST_ITER_HOLE:
+		if (addr == vmf->address)
+			return 0;
+		if (addr < vmf->address)
+			nr = min(nr, (vmf->address - addr) >> PAGE_SHIFT);
+		break;
+	case PFNMAP_TEST_ITER_OVERRUN:
+		nr = max + 1;
+		break;
+	}
+
+	return nr;
+}
+
+/* Change the arguments into what the insertion functions have to refuse. */
+static void pfnmap_test_misuse(struct vm_fault *vmf,
+			       struct pfnmap_test_insert *ins)
+{
+	const struct vm_area_struct *vma = vmf->vma;
+
+	switch (ins->obj->method.misuse) {
+	case PFNMAP_TEST_BEFORE_VMA:
+		ins->addr = vma->vm_start - PAGE_SIZE;
+		ins->nr = ((vmf->address - ins->addr) >> PAGE_SHIFT) + 1;
+		ins->pfn = ins->obj->pfns[vmf->pgoff] - (ins->nr - 1);
+		break;
+	case PFNMAP_TEST_AFTER_VMA:
+		ins->addr = vmf->address;
+		ins->nr = ((vma->vm_end - ins->addr) >> PAGE_SHIFT) + 1;
+		ins->pfn = ins->obj->pfns[vmf->pgoff];
+		break;
+	case PFNMAP_TEST_NOT_FAULT:
+		if (vmf->address > vma->vm_start) {
+			ins->addr = vmf->address - PAGE_SIZE;
+			ins->pfn = ins->obj->pfns[vmf->pgoff - 1];
+		} else {
+			ins->addr = vmf->address + PAGE_SIZE;
+			ins->pfn = ins->obj->pfns[vmf->pgoff] + 1;
+		}
+		ins->nr = 1;
+		break;
+	case PFNMAP_TEST_NO_PAGES:
+		ins->nr = 0;
+		break;
+	case PFNMAP_TEST_WRAP:
+		/* The end address looks as if there was one page. */
+		ins->addr = vmf->address;
+		ins->nr = (1UL << (BITS_PER_LONG - PAGE_SHIFT)) + 1;
+		ins->pfn = ins->obj->pfns[vmf->pgoff];
+		break;
+	case PFNMAP_TEST_UNALIGNED:
+		ins->addr = vmf->address + sizeof(long);
+		ins->nr = 1;
+		ins->pfn = ins->obj->pfns[vmf->pgoff];
+		break;
+	case PFNMAP_TEST_MIXED_VALID:
+		if (!pfn_valid(ins->pfn)) {
+			ins->addr = vmf->address;
+			ins->nr = 1;
+			ins->pfn = page_to_pfn(poison_page);
+		}
+		break;
+	}
+}
+
+static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
+				     struct pfnmap_test_object *obj)
+{
+	struct pfnmap_test_insert ins = { .obj = obj };
+	unsigned long first;
+	vm_fault_t ret;
+	u64 start;
+
+	if (!pfnmap_test_window(vmf, &ins))
+		return VM_FAULT_SIGBUS;
+
+	switch (obj->method.method) {
+	case PFNMAP_TEST_LOOP:
+		start = ktime_get_ns();
+		ret = pfnmap_test_insert_loop(vmf, &ins);
+		break;
+	case PFNMAP_TEST_BATCH:
+		/* Only the run that the faulting page is part of. */
+		for (first = vmf->pgoff; first > ins.index; first--) {
+			if (obj->pfns[first - 1] + 1 != obj->pfns[first])
+				break;
+		}
+		ins.addr += (first - ins.index) << PAGE_SHIFT;
+		ins.nr = pfnmap_test_run(obj, first, ins.nr - (first - ins.index));
+		ins.index = first;
+		ins.pfn = obj->pfns[first];
+		pfnmap_test_misuse(vmf, &ins);
+
+		start = ktime_get_ns();
+		ret = vmf_insert_pfns(vmf, ins.addr, ins.pfn, ins.nr);
+		break;
+	case PFNMAP_TEST_ITER:
+		ins.pfn = obj->pfns[ins.index];
+		pfnmap_test_misuse(vmf, &ins);
+
+		start = ktime_get_ns();
+		ret = vmf_insert_pfns_iter(vmf, ins.addr, ins.nr,
+					   vmf->vma->vm_page_prot,
+					   pfnmap_test_next, &ins);
+		break;
+	case PFNMAP_TEST_REMAP:
+		/* Has been migrated since mmap(). */
+	case PFNMAP_TEST_SINGLE:
+	default:
+		ins.nr = 1;
+		start = ktime_get_ns();
+		ret = vmf_insert_pfn(vmf->vma, vmf->address,
+				     obj->pfns[vmf->pgoff]);
+		break;
+	}
+	atomic64_add(pfnmap_test_ns_since(start), &obj->insert_ns);
+	atomic64_add(ins.nr, &obj->offered);
+
+	return ret;
+}
+
+static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
+{
+	struct pfnmap_test_object *obj = vmf->vma->vm_private_data;
+	vm_fault_t ret;
+
+	/*
+	 * Hold the semaphore until the pfns are in the page tables: a
+	 * migration in between would not see the PTEs that it has to zap.
+	 */
+	down_read(&obj->sem);
+	ret = pfnmap_test_insert(vmf, obj);
+	up_read(&obj->sem);
+
+	atomic64_inc(&obj->faults);
+	if (ret & VM_FAULT_OOM)
+		atomic64_inc(&obj->oom);
+	else if (ret & VM_FAULT_SIGBUS)
+		atomic64_inc(&obj->sigbus);
+	else if (ret & VM_FAULT_NOPAGE)
+		atomic64_inc(&obj->nopage);
+
+	return ret;
+}
+
+/*
+ * Not in mmap_prepare(): the VMA has to be visible to unmap_mapping_range()
+ * before the object's pfns are looked up, or a migration in between would
+ * leave stale PTEs behind. This VMA is in the mapping's interval tree, and
+ * it is new, so current->mm is locked for write.
+ */
+static int pfnmap_test_mapped(unsigned long start, unsigned long end,
+			      pgoff_t pgoff, const struct file *file,
+			      void **vm_private_data)
+{
+	struct pfnmap_test_object *obj = *vm_private_data;
+	struct vm_area_struct *vma;
+	unsigned long addr, nr;
+	u64 time, ns = 0;
+	int err = 0;
+
+	vma = vma_lookup(current->mm, start);
+	if (WARN_ON_ONCE(!vma || vma->vm_start != start || vma->vm_end != end))
+		return -EINVAL;
+
+	down_read(&obj->sem);
+	for (addr = start; addr < end; addr += nr << PAGE_SHIFT, pgoff += nr) {
+		unsigned long pfn = obj->pfns[pgoff];
+
+		nr = pfnmap_test_run(obj, pgoff, (end - addr) >> PAGE_SHIFT);
+		/* remap_pfn_range() wants a single cache mode */
+		if (pfnmap_test_is_vram(pfn) && pfn - vram.pfn < vram.split)
+			nr = min(nr, vram.pfn + vram.split - pfn);
+
+		time = ktime_get_ns();
+		err = remap_pfn_range(vma, addr, pfn, nr << PAGE_SHIFT,
+				      vma->vm_page_prot);
+		ns += pfnmap_test_ns_since(time);
+		atomic64_add(nr, &obj->offered);
+		if (err)
+			break;
+		cond_resched();
+	}
+	up_read(&obj->sem);
+	atomic64_add(ns, &obj->insert_ns);
+
+	return err;
+}
+
+static const struct vm_operations_struct pfnmap_test_vm_ops = {
+	.fault = pfnmap_test_fault,
+};
+
+static const struct vm_operations_struct pfnmap_test_remap_vm_ops = {
+	.fault = pfnmap_test_fault,
+	.mapped = pfnmap_test_mapped,
+};
+
+static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
+{
+	struct pfnmap_test_object *obj = desc->file->private_data;
+	const unsigned long nr = vma_desc_pages(desc);
+	struct pfnmap_test_method_arg method;
+	unsigned long nr_pages;
+	unsigned int flags;
+
+	down_read(&obj->sem);
+	method = obj->method;
+	nr_pages = obj->nr_pages;
+	flags = obj->flags;
+	up_read(&obj->sem);
+
+	if (!nr_pages)
+		return -ENXIO;
+	if (desc->pgoff >= nr_pages || nr > nr_pages - desc->pgoff)
+		return -EINVAL;
+	if (vma_desc_is_cow_mapping(desc) &&
+	    method.misuse != PFNMAP_TEST_COW_VMA)
+		return -EINVAL;
+	/* remap_pfn_range() makes the mapping VM_PFNMAP */
+	if (method.method == PFNMAP_TEST_REMAP &&
+	    (flags & PFNMAP_TEST_MIXEDMAP))
+		return -EINVAL;
+
+	vma_desc_set_flags(desc, VMA_IO_BIT, VMA_DONTEXPAND_BIT,
+			   VMA_DONTDUMP_BIT);
+	switch (method.misuse) {
+	case PFNMAP_TEST_BOTH_FLAGS:
+		vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_MIXEDMAP_BIT);
+		break;
+	case PFNMAP_TEST_NO_FLAGS:
+		break;
+	case PFNMAP_TEST_MIXED_VALID:
+		vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
+		break;
+	default:
+		if (flags & PFNMAP_TEST_MIXEDMAP)
+			vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
+		else
+			vma_desc_set_flags(desc, VMA_PFNMAP_BIT);
+		break;
+	}
+
+	desc->private_data = obj;
+	if (method.method == PFNMAP_TEST_REMAP)
+		desc->vm_ops = &pfnmap_test_remap_vm_ops;
+	else
+		desc->vm_ops = &pfnmap_test_vm_ops;
+
+	return 0;
+}
+
+static int pfnmap_test_create(struct pfnmap_test_object *obj,
+			      const struct pfnmap_test_create *arg)
+{
+	const bool scatter = arg->flags & PFNMAP_TEST_SCATTER;
+	unsigned long *pfns, *alloc, i, nr, nr_here;
+	int err;
+
+	if (!arg->nr_pages || arg->nr_pages > PFNMAP_TEST_MAX_PAGES)
+		return -EINVAL;
+	if (arg->place != PFNMAP_TEST_RAM && arg->place != PFNMAP_TEST_VRAM)
+		return -EINVAL;
+	if (arg->flags & ~(PFNMAP_TEST_SCATTER | PFNMAP_TEST_MIXEDMAP |
+			   PFNMAP_TEST_ALTERNATE))
+		return -EINVAL;
+	if (arg->reserved[0] || arg->reserved[1])
+		return -EINVAL;
+
+	nr = arg->nr_pages;
+	nr_here = arg->flags & PFNMAP_TEST_ALTERNATE ? DIV_ROUND_UP(nr, 2) : nr;
+
+	if (down_write_killable(&obj->sem))
+		return -EINTR;
+
+	err = -EBUSY;
+	if (obj->nr_pages)
+		goto unlock;
+
+	err = -ENOMEM;
+	pfns = kvmalloc_array(nr, sizeof(*pfns), GFP_KERNEL_ACCOUNT);
+	alloc = kvmalloc_array(nr, sizeof(*alloc), GFP_KERNEL_ACCOUNT);
+	if (!pfns || !alloc)
+		goto free_arrays;
+
+	err = pfnmap_test_alloc(alloc, nr_here, arg->place, scatter);
+	if (err)
+		goto free_arrays;
+
+	if (nr_here < nr) {
+		err = pfnmap_test_alloc(alloc + nr_here, nr - nr_here,
+					arg->place == PFNMAP_TEST_RAM ?
+					PFNMAP_TEST_VRAM : PFNMAP_TEST_RAM,
+					scatter);
+		if (err) {
+			pfnmap_test_free(alloc, nr_here);
+			goto free_arrays;
+		}
+	}
+
+	for (i = 0; i < nr; i++) {
+		if (!(arg->flags & PFNMAP_TEST_ALTERNATE))
+			pfns[i] = alloc[i];
+		else
+			pfns[i] = alloc[i / 2 + (i & 1 ? nr_here : 0)];
+		pfnmap_test_init_page(pfns[i], i);
+		cond_resched();
+	}
+
+	obj->flags = arg->flags;
+	swap(obj->pfns, pfns);
+	obj->nr_pages = nr;
+	err = 0;
+
+free_arrays:
+	kvfree(alloc);
+	kvfree(pfns);
+unlock:
+	up_write(&obj->sem);
+	return err;
+}
+
+static int pfnmap_test_migrate(struct pfnmap_test_object *obj,
+			       const struct pfnmap_test_migrate *arg)
+{
+	unsigned long *pfns, first, end, i, n = 0, nr = 0;
+	int err;
+
+	if (arg->place != PFNMAP_TEST_RAM && arg->place != PFNMAP_TEST_VRAM)
+		return -EINVAL;
+	if (arg->flags || arg->reserved[0] || arg->reserved[1])
+		return -EINVAL;
+	if (!arg->nr)
+		return -EINVAL;
+	if (arg->place == PFNMAP_TEST_VRAM && !vram.nr)
+		return -ENODEV;
+
+	if (down_write_killable(&obj->sem))
+		return -EINTR;
+
+	err = -ENXIO;
+	if (!obj->nr_pages)
+		goto unlock;
+
+	err = -EINVAL;
+	if (arg->first >= obj->nr_pages ||
+	    arg->nr > obj->nr_pages - arg->first)
+		goto unlock;
+	first = arg->first;
+	end = first + arg->nr;
+
+	for (i = first; i < end; i++)
+		nr += !pfnmap_test_is_place(obj->pfns[i], arg->place);
+
+	err = 0;
+	if (!nr)
+		goto unlock;
+
+	/* Before anything changes: from the next step on nothing may fail. */
+	err = -ENOMEM;
+	pfns = kvmalloc_array(nr, sizeof(*pfns), GFP_KERNEL_ACCOUNT);
+	if (!pfns)
+		goto unlock;
+	err = pfnmap_test_alloc(pfns, nr, arg->place,
+				obj->flags & PFNMAP_TEST_SCATTER);
+	if (err)
+		goto free_array;
+
+	/*
+	 * Unmap first, copy then. The other way round, userspace could store
+	 * to a page that is copied already but still mapped, and the store
+	 * would be lost. Once this returns, all CPUs have flushed their TLBs
+	 * and faults wait for the semaphore.
+	 */
+	unmap_mapping_range(obj->inode->i_mapping, (loff_t)first << PAGE_SHIFT,
+			    (loff_t)(end - first) << PAGE_SHIFT, 1);
+
+	/* The new pfns go to the object, the old ones to the array. */
+	for (i = first; i < end; i++) {
+		if (pfnmap_test_is_place(obj->pfns[i], arg->place))
+			continue;
+		pfnmap_test_move_page(pfns[n], obj->pfns[i]);
+		swap(pfns[n], obj->pfns[i]);
+		n++;
+		cond_resched();
+	}
+	pfnmap_test_free(pfns, nr);
+	atomic64_add(nr, &obj->migrated);
+
+free_array:
+	kvfree(pfns);
+unlock:
+	up_write(&obj->sem);
+	return err;
+}
+
+static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
+{
+	switch (arg->misuse) {
+	case PFNMAP_TEST_NO_MISUSE:
+		return true;
+	case PFNMAP_TEST_BEFORE_VMA:
+	case PFNMAP_TEST_AFTER_VMA:
+	case PFNMAP_TEST_NOT_FAULT:
+	case PFNMAP_TEST_NO_PAGES:
+	case PFNMAP_TEST_WRAP:
+	case PFNMAP_TEST_UNALIGNED:
+	case PFNMAP_TEST_MIXED_VALID:
+		return arg->method == PFNMAP_TEST_BATCH ||
+		       arg->method == PFNMAP_TEST_ITER;
+	case PFNMAP_TEST_COW_VMA:
+	case PFNMAP_TEST_BOTH_FLAGS:
+	case PFNMAP_TEST_NO_FLAGS:
+		return arg->method != PFNMAP_TEST_REMAP;
+	case PFNMAP_TEST_ITER_HOLE:
+	case PFNMAP_TEST_ITER_OVERRUN:
+		return arg->method == PFNMAP_TEST_ITER;
+	default:
+		return false;
+	}
+}
+
+static int pfnmap_test_set_method(struct pfnmap_test_object *obj,
+				  const struct pfnmap_test_method_arg *arg)
+{
+	if (arg->method >= PFNMAP_TEST_NR_METHODS)
+		return -EINVAL;
+	if (!pfnmap_test_misuse_ok(arg))
+		return -EINVAL;
+	if (!is_power_of_2(arg->window) || arg->window > PFNMAP_TEST_MAX_WINDOW)
+		return -EINVAL;
+	if (arg->unclamped > 1)
+		return -EINVAL;
+	if (arg->reserved0 || arg->reserved[0] || arg->reserved[1])
+		return -EINVAL;
+
+	if (down_write_killable(&obj->sem))
+		return -EINTR;
+	obj->method = *arg;
+	up_write(&obj->sem);
+
+	return 0;
+}
+
+static void pfnmap_test_get_stats(struct pfnmap_test_object *obj,
+				  struct pfnmap_test_stats *stats)
+{
+	*stats = (struct pfnmap_test_stats) {
+		.faults = atomic64_read(&obj->faults),
+		.nopage = atomic64_read(&obj->nopage),
+		.oom = atomic64_read(&obj->oom),
+		.sigbus = atomic64_read(&obj->sigbus),
+		.offered = atomic64_read(&obj->offered),
+		.insert_ns = atomic64_read(&obj->insert_ns),
+		.migrated = atomic64_read(&obj->migrated),
+		.pte_special = IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL),
+		.vram_pages = vram.nr,
+		.ram_pages = atomic_long_read(&ram_pages),
+		.memtype_split = vram.split,
+	};
+
+	guard(mutex)(&vram.lock);
+	stats->vram_free = vram.free;
+}
+
+static void pfnmap_test_reset_stats(struct pfnmap_test_object *obj)
+{
+	atomic64_set(&obj->faults, 0);
+	atomic64_set(&obj->nopage, 0);
+	atomic64_set(&obj->oom, 0);
+	atomic64_set(&obj->sigbus, 0);
+	atomic64_set(&obj->offered, 0);
+	atomic64_set(&obj->insert_ns, 0);
+	atomic64_set(&obj->migrated, 0);
+}
+
+static int pfnmap_test_inspect(struct file *file,
+			       struct pfnmap_test_inspect *arg)
+{
+	struct mm_struct *mm = current->mm;
+	struct follow_pfnmap_args args = {};
+	struct vm_area_struct *vma;
+	struct folio *folio;
+
+	if (arg->reserved0 || arg->reserved[0] || arg->reserved[1])
+		return -EINVAL;
+	if (arg->addr != (unsigned long)arg->addr || !PAGE_ALIGNED(arg->addr))
+		return -EINVAL;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+
+	vma = vma_lookup(mm, arg->addr);
+	if (!vma || vma->vm_file != file) {
+		mmap_read_unlock(mm);
+		return -EINVAL;
+	}
+
+	*arg = (struct pfnmap_test_inspect) {
+		.addr = arg->addr,
+		.vm_flags = vma->vm_flags,
+	};
+
+	args.vma = vma;
+	args.address = arg->addr;
+	if (!follow_pfnmap_start(&args)) {
+		arg->flags = PFNMAP_TEST_PTE_PRESENT;
+		if (args.special)
+			arg->flags |= PFNMAP_TEST_PTE_SPECIAL;
+		if (args.writable)
+			arg->flags |= PFNMAP_TEST_PTE_WRITE;
+		arg->pfn = args.pfn;
+		arg->pgprot = pgprot_val(args.pgprot);
+		/* The page-table lock keeps migration from freeing the page. */
+		if (pfn_valid(args.pfn)) {
+			folio = page_folio(pfn_to_page(args.pfn));
+			arg->flags |= PFNMAP_TEST_PFN_VALID;
+			arg->refcount = folio_ref_count(folio);
+			arg->mapcount = folio_mapcount(folio);
+		}
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(mm);
+
+	return 0;
+}
+
+static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
+			      unsigned long uarg)
+{
+	struct pfnmap_test_object *obj = file->private_data;
+	void __user *argp = (void __user *)uarg;
+	union {
+		struct pfnmap_test_create create;
+		struct pfnmap_test_method_arg method;
+		struct pfnmap_test_migrate migrate;
+		struct pfnmap_test_stats stats;
+		struct pfnmap_test_inspect inspect;
+	} arg;
+	int err;
+
+	switch (cmd) {
+	case PFNMAP_TEST_CREATE:
+	case PFNMAP_TEST_SET_METHOD:
+	case PFNMAP_TEST_MIGRATE:
+	case PFNMAP_TEST_INSPECT:
+		if (copy_from_user(&arg, argp, _IOC_SIZE(cmd)))
+			return -EFAULT;
+		break;
+	}
+
+	switch (cmd) {
+	case PFNMAP_TEST_CREATE:
+		return pfnmap_test_create(obj, &arg.create);
+	case PFNMAP_TEST_SET_METHOD:
+		return pfnmap_test_set_method(obj, &arg.method);
+	case PFNMAP_TEST_MIGRATE:
+		return pfnmap_test_migrate(obj, &arg.migrate);
+	case PFNMAP_TEST_GET_STATS:
+		pfnmap_test_get_stats(obj, &arg.stats);
+		break;
+	case PFNMAP_TEST_RESET_STATS:
+		pfnmap_test_reset_stats(obj);
+		return 0;
+	case PFNMAP_TEST_INSPECT:
+		err = pfnmap_test_inspect(file, &arg.inspect);
+		if (err)
+			return err;
+		break;
+	default:
+		return -ENOTTY;
+	}
+
+	if (copy_to_user(argp, &arg, _IOC_SIZE(cmd)))
+		return -EFAULT;
+
+	return 0;
+}
+
+static int pfnmap_test_open(struct inode *inode, struct file *file)
+{
+	struct pfnmap_test_object *obj;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+
+	obj = kzalloc_obj(*obj, GFP_KERNEL_ACCOUNT);
+	if (!obj)
+		return -ENOMEM;
+
+	obj->inode = pfnmap_test_new_inode();
+	if (IS_ERR(obj->inode)) {
+		int err = PTR_ERR(obj->inode);
+
+		kfree(obj);
+		return err;
+	}
+
+	init_rwsem(&obj->sem);
+	obj->method.method = PFNMAP_TEST_SINGLE;
+	obj->method.window = 1;
+	file->private_data = obj;
+	file->f_mapping = obj->inode->i_mapping;
+
+	return 0;
+}
+
+/* VMAs pin the file, so nothing maps the object any more. */
+static int pfnmap_test_release(struct inode *inode, struct file *file)
+{
+	struct pfnmap_test_object *obj = file->private_data;
+
+	pfnmap_test_free(obj->pfns, obj->nr_pages);
+	kvfree(obj->pfns);
+	pfnmap_test_free_inode(obj->inode);
+	kfree(obj);
+
+	return 0;
+}
+
+static const struct file_operations pfnmap_test_fops = {
+	.owner = THIS_MODULE,
+	.open = pfnmap_test_open,
+	.release = pfnmap_test_release,
+	.mmap_prepare = pfnmap_test_mmap_prepare,
+	.unlocked_ioctl = pfnmap_test_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice pfnmap_test_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "pfnmap_test",
+	.fops = &pfnmap_test_fops,
+	.mode = 0600,
+};
+
+/* The range must be all of what the tests need it for: pfns and no pages. */
+static int __init pfnmap_test_check_vram(u64 start, u64 size)
+{
+	unsigned long pfn, nr;
+
+	if (!size || !PAGE_ALIGNED(start) || !PAGE_ALIGNED(size) ||
+	    size > PFNMAP_TEST_MAX_VRAM || start + size - 1 < start ||
+	    start + size - 1 > iomem_resource.end)
+		return -EINVAL;
+
+	if (region_intersects(start, size, IORESOURCE_SYSTEM_RAM,
+			      IORES_DESC_NONE) != REGION_DISJOINT)
+		return -EINVAL;
+
+	pfn = PHYS_PFN(start);
+	for (nr = size >> PAGE_SHIFT; nr; nr--, pfn++) {
+		if (pfn_valid(pfn))
+			return -EINVAL;
+	}
+
+	return 0;
+}
+
+static int __init pfnmap_test_init_vram(void)
+{
+	u64 start = vram_start, size = vram_size;
+	unsigned long nr, split;
+	int err;
+
+	/*
+	 * There is nothing to drive, and the memory must not go away while it
+	 * is mapped, so don't bind to the device but hold on to it.
+	 */
+	vram.pdev = pci_get_device(PCI_VENDOR_ID_REDHAT_QUMRANET,
+				   PCI_DEVICE_ID_IVSHMEM, NULL);
+	if (vram.pdev) {
+		err = pci_enable_device(vram.pdev);
+		if (err)
+			goto put_device;
+		start = pci_resource_start(vram.pdev, IVSHMEM_BAR);
+		size = min_t(u64, pci_resource_len(vram.pdev, IVSHMEM_BAR),
+			     PFNMAP_TEST_MAX_VRAM);
+	} else if (!start && !size) {
+		return 0;
+	}
+
+	err = pfnmap_test_check_vram(start, size);
+	if (err) {
+		pr_err("can't use %#llx bytes at %#llx as vram\n", size, start);
+		goto disable_device;
+	}
+
+	err = -EBUSY;
+	if (!request_mem_region(start, size, KBUILD_MODNAME))
+		goto disable_device;
+
+	/*
+	 * The architecture may remember the cache mode of the kernel's mapping
+	 * and use it for userspace too, as x86 does: have two of them.
+	 */
+	nr = size >> PAGE_SHIFT;
+	split = nr / 2;
+
+	err = -ENOMEM;
+	vram.used = bitmap_zalloc(nr, GFP_KERNEL);
+	if (!vram.used)
+		goto release_region;
+	if (split) {
+		vram.lower = ioremap_wc(start, split << PAGE_SHIFT);
+		if (!vram.lower)
+			goto free_bitmap;
+	}
+	vram.upper = ioremap(start + ((u64)split << PAGE_SHIFT),
+			     (nr - split) << PAGE_SHIFT);
+	if (!vram.upper)
+		goto unmap_lower;
+
+	vram.pfn = PHYS_PFN(start);
+	vram.split = split;
+	vram.free = nr;
+	vram.nr = nr;
+	pr_info("%lu pages of vram at %#llx\n", nr, start);
+
+	return 0;
+
+unmap_lower:
+	if (vram.lower)
+		iounmap(vram.lower);
+free_bitmap:
+	bitmap_free(vram.used);
+release_region:
+	release_mem_region(start, size);
+disable_device:
+	if (vram.pdev)
+		pci_disable_device(vram.pdev);
+put_device:
+	pci_dev_put(vram.pdev);
+	return err;
+}
+
+static void pfnmap_test_exit_vram(void)
+{
+	if (!vram.nr)
+		return;
+
+	iounmap(vram.upper);
+	if (vram.lower)
+		iounmap(vram.lower);
+	bitmap_free(vram.used);
+	release_mem_region(PFN_PHYS(vram.pfn), PFN_PHYS(vram.nr));
+	if (vram.pdev)
+		pci_disable_device(vram.pdev);
+	pci_dev_put(vram.pdev);
+}
+
+static void __init pfnmap_test_init_clock(void)
+{
+	u64 ns, start;
+	int i;
+
+	clock_ns = U64_MAX;
+	for (i = 0; i < 100; i++) {
+		start = ktime_get_ns();
+		ns = ktime_get_ns() - start;
+		clock_ns = min(clock_ns, ns);
+	}
+}
+
+static int __init pfnmap_test_init(void)
+{
+	int err;
+
+	pfnmap_test_init_clock();
+
+	poison_page = alloc_page(GFP_KERNEL);
+	if (!poison_page)
+		return -ENOMEM;
+	memset64(page_address(poison_page), PFNMAP_TEST_POISON,
+		 PAGE_SIZE / sizeof(u64));
+
+	err = pfnmap_test_init_vram();
+	if (err)
+		goto free_poison;
+
+	err = misc_register(&pfnmap_test_misc);
+	if (err)
+		goto exit_vram;
+
+	return 0;
+
+exit_vram:
+	pfnmap_test_exit_vram();
+free_poison:
+	__free_page(poison_page);
+	return err;
+}
+module_init(pfnmap_test_init);
+
+static void __exit pfnmap_test_exit(void)
+{
+	misc_deregister(&pfnmap_test_misc);
+	pfnmap_test_exit_vram();
+	__free_page(poison_page);
+}
+module_exit(pfnmap_test_exit);
+
+MODULE_DESCRIPTION("Test driver for VM_PFNMAP mappings");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * User interface of the VM_PFNMAP insertion test driver, /dev/pfnmap_test.
+ *
+ * One open file holds at most one object of nr_pages pages.  Each page lives
+ * either in "vram" (a pfn without a struct page) or in "ram" (a page that the
+ * driver allocated), and may be migrated between the two while it is mapped.
+ * The object's page n is mapped at file offset n * PAGE_SIZE.
+ */
+#ifndef __PFNMAP_TEST_H
+#define __PFNMAP_TEST_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define PFNMAP_TEST_MAX_PAGES	0x40000UL
+#define PFNMAP_TEST_MAX_WINDOW	0x10000UL
+
+/* Every page of an object starts with this header; see PFNMAP_TEST_MIGRATE. */
+#define PFNMAP_TEST_MAGIC	0x70666e6d61705f74ULL
+#define PFNMAP_TEST_POISON	0xdeadbeefdeadbeefULL
+
+struct pfnmap_test_page {
+	__u64 magic;
+	__u64 index;		/* page index in the object */
+	__u64 generation;	/* grows by one with each migration */
+};
+
+enum pfnmap_test_place {
+	PFNMAP_TEST_RAM,
+	PFNMAP_TEST_VRAM,
+};
+
+/* pfnmap_test_create.flags */
+#define PFNMAP_TEST_SCATTER	0x1	/* neighbours not contiguous */
+#define PFNMAP_TEST_MIXEDMAP	0x2	/* map as VM_MIXEDMAP */
+#define PFNMAP_TEST_ALTERNATE	0x4	/* odd pages in the other place */
+
+struct pfnmap_test_create {
+	__u64 nr_pages;
+	__u32 place;		/* enum pfnmap_test_place */
+	__u32 flags;
+	__u64 reserved[2];
+};
+
+enum pfnmap_test_method {
+	PFNMAP_TEST_SINGLE,	/* vmf_insert_pfn(), the faulting page only */
+	PFNMAP_TEST_LOOP,	/* vmf_insert_pfn() for each page of the window */
+	PFNMAP_TEST_BATCH,	/* vmf_insert_pfns() for each contiguous run */
+	PFNMAP_TEST_ITER,	/* vmf_insert_pfns_iter() for the window */
+	PFNMAP_TEST_REMAP,	/* remap_pfn_range() at mmap(), no faults */
+	PFNMAP_TEST_NR_METHODS,
+};
+
+/*
+ * Deliberate misuse of the insertion interface by the next faults (or, for
+ * the VMA kinds, by the next mmap()), to see it refused.
+ */
+enum pfnmap_test_misuse {
+	PFNMAP_TEST_NO_MISUSE,
+	PFNMAP_TEST_BEFORE_VMA,		/* range starts before the VMA */
+	PFNMAP_TEST_AFTER_VMA,		/* range ends after the VMA */
+	PFNMAP_TEST_NOT_FAULT,		/* range does not contain the fault */
+	PFNMAP_TEST_NO_PAGES,		/* nr == 0 */
+	PFNMAP_TEST_WRAP,		/* addr + nr * PAGE_SIZE overflows */
+	PFNMAP_TEST_UNALIGNED,		/* addr not page aligned */
+	PFNMAP_TEST_COW_VMA,		/* accept a MAP_PRIVATE mapping */
+	PFNMAP_TEST_BOTH_FLAGS,		/* VM_PFNMAP and VM_MIXEDMAP */
+	PFNMAP_TEST_NO_FLAGS,		/* neither of them */
+	PFNMAP_TEST_MIXED_VALID,	/* VM_MIXEDMAP with a valid pfn */
+	PFNMAP_TEST_ITER_HOLE,		/* iterator has no pfn for the fault */
+	PFNMAP_TEST_ITER_OVERRUN,	/* iterator returns more than max */
+	PFNMAP_TEST_NR_MISUSES,
+};
+
+struct pfnmap_test_method_arg {
+	__u32 method;		/* enum pfnmap_test_method */
+	__u32 misuse;		/* enum pfnmap_test_misuse */
+	__u64 window;		/* pages, a power of two */
+	__u32 unclamped;	/* 1: window may span PTE tables; VMA/object only */
+	__u32 reserved0;
+	__u64 reserved[2];
+};
+
+struct pfnmap_test_migrate {
+	__u64 first;		/* page index */
+	__u64 nr;		/* pages */
+	__u32 place;		/* enum pfnmap_test_place */
+	__u32 flags;		/* must be 0 */
+	__u64 reserved[2];
+};
+
+struct pfnmap_test_stats {
+	__u64 faults;		/* calls of the fault handler */
+	__u64 nopage;		/* ... that returned VM_FAULT_NOPAGE */
+	__u64 oom;		/* ... that returned VM_FAULT_OOM */
+	__u64 sigbus;		/* ... that returned VM_FAULT_SIGBUS */
+	__u64 offered;		/* pages handed to the insertion functions */
+	__u64 insert_ns;	/* spent in the insertion functions (also remap) */
+	__u64 migrated;		/* pages moved */
+	__u64 pte_special;	/* 1: the kernel has ARCH_HAS_PTE_SPECIAL */
+	__u64 vram_pages;	/* capacity */
+	__u64 vram_free;
+	__u64 ram_pages;	/* pages of ram that all objects hold now */
+	__u64 memtype_split;	/* vram page index where the cache mode changes, 0: none */
+};
+
+/* pfnmap_test_inspect.flags */
+#define PFNMAP_TEST_PTE_PRESENT	0x1
+#define PFNMAP_TEST_PTE_SPECIAL	0x2
+#define PFNMAP_TEST_PTE_WRITE	0x4
+#define PFNMAP_TEST_PFN_VALID	0x8
+
+/* What the caller's page table has at addr, without faulting it in. */
+struct pfnmap_test_inspect {
+	__u64 addr;		/* in, page aligned, in a mapping of this file */
+	__u64 pfn;
+	__u64 pgprot;		/* raw protection and cache bits */
+	__u64 vm_flags;
+	__u32 flags;
+	__s32 refcount;		/* of the struct page, if PFN_VALID */
+	__s32 mapcount;
+	__u32 reserved0;
+	__u64 reserved[2];
+};
+
+#define PFNMAP_TEST_CREATE	_IOW('P', 1, struct pfnmap_test_create)
+#define PFNMAP_TEST_SET_METHOD	_IOW('P', 2, struct pfnmap_test_method_arg)
+#define PFNMAP_TEST_MIGRATE	_IOW('P', 3, struct pfnmap_test_migrate)
+#define PFNMAP_TEST_GET_STATS	_IOR('P', 4, struct pfnmap_test_stats)
+#define PFNMAP_TEST_RESET_STATS	_IO('P', 5)
+#define PFNMAP_TEST_INSPECT	_IOWR('P', 6, struct pfnmap_test_inspect)
+
+#endif /* __PFNMAP_TEST_H */
