@@ -391,7 +391,9 @@ sparse_allowed() {
 		for n in "${!sparse_message[@]}"; do
 			[[ $line == 'sparse: '* && $line =~ ${sparse_message[n]} ]] || continue
 			IFS=: read -r _ path number _ <<<"$line"
-			text=$(sed -n "${number}p" "${path# }" 2>/dev/null) || text=
+			path=${path# }
+			[[ $path == /* ]] || path=$wt/$path
+			text=$(sed -n "${number}p" "$path" 2>/dev/null) || text=
 			if [[ $text =~ ${sparse_source[n]} ]]; then continue 2; fi
 		done
 		printf '%s\n' "$line"
