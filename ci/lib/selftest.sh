@@ -16,14 +16,14 @@ run_bats() {
 	mkdir -p "$OUT/log" "$RESULTS"
 	# shellcheck disable=SC2016
 	run_long "$name" "$RESULTS/$name.tap" \
-		bash -c 'log=$1; shift; exec bats --tap --timing "$@" 2>"$log"' - "$OUT/log/$name.log" "$@" || rc=$?
+		bash -c 'log=$1; shift; unset STAGE; exec bats --tap --timing "$@" 2>"$log"' - "$OUT/log/$name.log" "$@" || rc=$?
 	cat "$RESULTS/$name.tap"
 	if ((rc)); then tail -n 20 "$OUT/log/$name.log" >&2; fi
 	return "$rc"
 }
 
 if [[ ${1-} == live ]]; then
-	(unset KSRC STAGE; run_bats bats-live ci/tests/*-live.bats)
+	(unset KSRC; run_bats bats-live ci/tests/*-live.bats)
 	exit
 fi
 
@@ -49,5 +49,5 @@ tap_end || status=1
 
 mapfile -t files < <(find ci/tests -name '*.bats' ! -name '*-live.bats' | sort)
 # These bring their own trees and series.
-(unset TREE KSRC PATCHES SERIES OVERLAY CACHE STAGE CI_CACHE; run_bats bats "${files[@]}") || status=1
+(unset TREE KSRC PATCHES SERIES OVERLAY CACHE CI_CACHE; run_bats bats "${files[@]}") || status=1
 exit "$status"
