@@ -96,5 +96,4 @@ for v in "${variants[@]}"; do
 	fi
 done
 if [[ -n $full ]]; then step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; fi
-# Last, since some of them boot the kernels that are there now.
 finish
