@@ -8,10 +8,12 @@
  *   nonce=WORD     what the token starts with
  *   probe=1        write the token at once, without a disk
  *   shell=1        an interactive shell on the console in place of the job
+ *   small=1        the initramfs stays the root file system, the disk has /ksft; no swap
+ *   runner=PATH    what runs the job; /bin/bash by default
  *   console=TTY    that console
  *   timeout=SEC    since boot, for the job; its status is 124 then
  *   cwd=DIR        of the job, /ksft/mm by default
- * /ci/job there is the job, a script for bash.
+ * /ci/job there is the job, a script for the runner.
  *
  * Nothing here may wait without a limit.
  */
@@ -45,6 +47,7 @@ static char options[4096];
 static char job[MAX_JOB];
 static char job_env[] = "PATH=/usr/bin:/usr/sbin:/bin:/sbin";
 static int console = 2;
+static int small;
 
 static void say(const char *fmt, ...)
 {
@@ -289,8 +292,8 @@ static void kmemleak_scan(void)
 static void quiesce(void)
 {
 	sync();
-	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL))
-		say("note: root file system stays writable: %s", strerror(errno));
+	if (mount(NULL, small ? "/ksft" : "/", NULL, MS_REMOUNT | MS_RDONLY, NULL))
+		say("note: the disk's file system stays writable: %s", strerror(errno));
 	sync();
 }
 
@@ -344,7 +347,7 @@ static void drain(int from, int to)
  */
 static int run_job(int ktap)
 {
-	char *argv[] = { "/bin/bash", "/ci/job", NULL };
+	char *argv[] = { (char *)option("runner", "/bin/bash"), "/ci/job", NULL };
 	double end = atoi(option("timeout", "600"));
 	int pipefd[2], gone = 0, status = STATUS_SETUP, late = 0;
 	pid_t pid;
@@ -400,7 +403,7 @@ static int run_job(int ktap)
 
 static int run_shell(void)
 {
-	char *argv[] = { "/bin/bash", "-i", NULL };
+	char *argv[] = { access("/bin/bash", X_OK) ? "/bin/sh" : "/bin/bash", "-i", NULL };
 	int gone = 0, status = STATUS_SETUP;
 	char tty[300];
 	pid_t pid;
@@ -432,7 +435,7 @@ static int run_shell(void)
 	return status;
 }
 
-static void switch_root(void)
+static void mount_disk(void)
 {
 	static const char *const moved[] = { "/dev", "/proc", "/sys" };
 	char dev[300], to[64];
@@ -440,6 +443,12 @@ static void switch_root(void)
 
 	if (find("/sys/block", "serial", "root", 20, dev, sizeof(dev)))
 		fatal("root disk");
+	if (small) {
+		mkdir("/ksft", 0755);
+		if (mount(dev, "/ksft", "ext4", 0, NULL))
+			fatal(dev);
+		return;
+	}
 	mkdir("/new", 0755);
 	if (mount(dev, "/new", "ext4", 0, NULL))
 		fatal(dev);
@@ -475,7 +484,7 @@ static void set_up(void)
 	set("/proc/sys/kernel/printk_devkmsg", "on");
 	set("/proc/sys/kernel/printk", "8 4 1 8");
 
-	if (find("/sys/block", "serial", "swap", 2, dev, sizeof(dev)) || swapon(dev, 0))
+	if (!small && (find("/sys/block", "serial", "swap", 2, dev, sizeof(dev)) || swapon(dev, 0)))
 		say("note: no swap: %s", strerror(errno));
 	mkdir("/ci", 0755);
 	if (write_file("/ci/job", job) || write_file("/ci/options", options))
@@ -512,7 +521,8 @@ int main(void)
 		ktap = open_port("ktap");
 		if (ktap < 0)
 			fatal("port ktap");
-		switch_root();
+		small = *option("small", "");
+		mount_disk();
 		set_up();
 		say("up after %.1f s", now());
 		if (*option("shell", "")) {

@@ -6,7 +6,7 @@
 # Exit       E_FAIL E_HARNESS E_SKIP; fail, harness_error, skip
 # Messages   log, warn (stderr, "stage: text")
 # Commands   need CMD...; run_long LABEL LOGFILE CMD...; kgit ARGS...; kmake BUILD_DIR ARGS...
-# Arch       facts ARCH; build_dir ARCH VARIANT
+# Arch       facts ARCH; build_dir ARCH VARIANT; config_fragments VARIANT; arch_skip POINT CMD...
 # TAP        tap_begin NAME; tap_ok T; tap_not_ok T [DIAG]; tap_skip T REASON; tap_end
 #            One flat TAP file per stage, $RESULTS/NAME.tap, one top-level point per test and
 #            one plan line; ci/lib/tally.sh sums them all.
@@ -92,6 +92,43 @@ facts() {
 	ARCH=$1
 	# shellcheck source=/dev/null
 	. "$f"
+}
+
+# config_fragments VARIANT: the files that make up the configuration, after facts. What a test asks for is in the
+# selftests' own list; the small kernels have a shorter one.
+config_fragments() {
+	local f
+	case $GUEST in
+	full) printf '%s\n' "$TOP/ci/configs/base.config" "$TOP/ci/configs/arch/$ARCH.config" \
+		"$KSRC/tools/testing/selftests/mm/config" ;;
+	*) printf '%s\n' "$TOP/ci/configs/small.config" "$TOP/ci/configs/arch/$ARCH.config" ;;
+	esac
+	[[ $1 != normal ]] || return 0
+	for f in "$TOP/ci/configs/$1.config" "$TOP/ci/configs/arch/$ARCH-$1.config"; do
+		if [[ -f $f ]]; then printf '%s\n' "$f"; fi
+	done
+}
+
+# arch_skip POINT CMD...: another architecture's tools are not on each machine. The first that is missing makes an end
+# of the stage, as a skipped test; this machine's own have to be there, see need.
+arch_skip() {
+	local point=$1 c missing=
+	shift
+	for c in "$@"; do
+		command -v "$c" >/dev/null 2>&1 || { missing="command '$c' is missing"; break; }
+	done
+	if [[ -z $missing && $GUEST == small ]] && ! echo 'int main(void) { return 0; }' |
+		"${CROSS_COMPILE}gcc" -static -x c -o /dev/null - >/dev/null 2>&1; then
+		missing="${CROSS_COMPILE}gcc links no static program (no libc for $ARCH?)"
+	fi
+	[[ -n $missing ]] || return 0
+	tap_begin "$point"
+	tap_skip "$point" "NOT RUN: $missing; to install what is needed: ci/run deps --arch $ARCH"
+	tap_end
+	warn "=================================================================="
+	warn "$point HAS NOT BEEN RUN: $missing"
+	warn "=================================================================="
+	skip "$missing; to install what is needed: ci/run deps --arch $ARCH"
 }
 
 build_dir() { printf '%s/build/%s-%s\n' "$OUT" "$1" "$2"; }

@@ -8,9 +8,13 @@
 # each_fragments: the wanted symbols. The selftests' list is that of the last patch, so that a driver is
 # configured from the patch on that adds it, and not from the one that adds its test.
 each_fragments() {
-	cat "$TOP/ci/configs/base.config" "$TOP/ci/configs/arch/$arch.config"
-	kgit show "$SERIES_REF:tools/testing/selftests/mm/config"
-	if [[ $variant != normal ]]; then cat "$TOP/ci/configs/$variant.config"; fi
+	local f
+	while IFS= read -r f; do
+		case $f in
+		"$KSRC"/*) kgit show "$SERIES_REF:${f#"$KSRC/"}" ;;
+		*) cat "$f" ;;
+		esac
+	done < <(config_fragments "$variant")
 }
 
 # each_targets COMMIT: one "kind<TAB>target" per thing to build: kernel (an object), dir (all of a

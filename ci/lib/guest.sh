@@ -1,19 +1,17 @@
 # shellcheck shell=bash disable=SC2034,SC2054
 # Sourced after common.sh by what boots a guest. Needs no root: no mounts, no device nodes.
 #
-# guest_disk BUILD IMAGE [EXTRA_DIR]     the guest's root file system, ext4
+# guest_disk BUILD IMAGE [EXTRA_DIR]     the guest's root file system, ext4; of GUEST=small: what is /ksft there
 # guest_initramfs BUILD DIR OPTION=...   DIR/initramfs.cpio with init and DIR/job
 # guest_accel REQUEST IMAGE              sets GUEST_ACCEL from tcg, kvm or auto
 # guest_qemu BUILD DIR DISK              sets QEMU_CMD, to be run in DIR
 # guest_run DIR SECONDS [FOLLOW]         runs that; sets GUEST_* below
 #
-# Settings: GUEST_SMP GUEST_MEM GUEST_ACCEL GUEST_APPEND GUEST_EXTRA (an array) GUEST_SHELL.
+# Settings: GUEST_SMP and GUEST_MEM (the facts' SMP and MEM), GUEST_ACCEL GUEST_APPEND GUEST_EXTRA (an array) GUEST_SHELL.
 # Results:  GUEST_TIMEOUT yes|no, GUEST_TOKEN ok|missing|wrong, GUEST_STATUS of the job or "none",
 #           GUEST_SECONDS.
 
 PATH=$PATH:/usr/sbin:/sbin
-GUEST_SMP=${GUEST_SMP:-2}
-GUEST_MEM=${GUEST_MEM:-2G}
 GUEST_FREE_MIB=${GUEST_FREE_MIB:-256}
 GUEST_SWAP_MIB=${GUEST_SWAP_MIB:-256}
 GUEST_ACCEL=${GUEST_ACCEL:-tcg}
@@ -26,34 +24,42 @@ GUEST_EXTRA=()
 # use; the rest of what a script wants is busybox.
 GUEST_PROGRAMS=(bash awk getconf grep sed timeout tr)
 
-guest_need() { need gcc cpio mke2fs mkswap busybox setpriv timeout python3 "$QEMU"; }
+guest_need() {
+	need cpio mke2fs setpriv timeout python3 "${CROSS_COMPILE}gcc" "$QEMU"
+	[[ $GUEST == small ]] || need mkswap busybox
+}
 
-guest_init() {
-	local init=$OUT/guest/$ARCH/init new
-	if ! [[ $init -nt $TOP/ci/guest/init.c ]]; then
-		mkdir -p "${init%/*}"
-		new=$(mktemp "$init.XXXXXX")
-		"${CROSS_COMPILE}gcc" -static -O2 -Wall -Wextra -o "$new" "$TOP/ci/guest/init.c" ||
-			harness_error "ci/guest/init.c does not build"
+# guest_program NAME: ci/guest/NAME.c for the guest; prints the path of the program.
+guest_program() {
+	local program=$OUT/guest/$ARCH/$1 new
+	if ! [[ $program -nt $TOP/ci/guest/$1.c ]]; then
+		mkdir -p "${program%/*}"
+		new=$(mktemp "$program.XXXXXX")
+		"${CROSS_COMPILE}gcc" -static -O2 -Wall -Wextra -o "$new" "$TOP/ci/guest/$1.c" ||
+			harness_error "ci/guest/$1.c does not build"
 		chmod 755 "$new"
-		mv -f "$new" "$init"
+		mv -f "$new" "$program"
 	fi
-	printf '%s\n' "$init"
+	printf '%s\n' "$program"
 }
 
 guest_nonce() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# The job, a script for bash, is DIR/job; without one, an empty one.
+# The job, a script for bash or (GUEST=small) for ci/guest/run.c, is DIR/job; without one, an empty one.
 guest_initramfs() {
 	local build=$1 dir=$2 root init
 	shift 2
-	init=$(guest_init)
+	init=$(guest_program init)
 	root=$(mktemp -d "$dir/initramfs.XXXXXX")
 	GUEST_NONCE=$(guest_nonce)
 	mkdir -p "$root"/{bin,ci,dev,proc,sys}
 	cp "$init" "$root/init"
-	# Of use with rdinit=/bin/sh alone.
-	if guest_native; then
+	if [[ $GUEST == small ]]; then
+		guest_small "$build" "$root"
+		set -- "$@" small=1
+		[[ -e $root/bin/bash ]] || set -- "$@" runner=/ci/run
+	elif guest_native; then
+		# Of use with rdinit=/bin/sh alone.
 		cp "$(command -v busybox)" "$root/bin/busybox"
 		ln -s busybox "$root/bin/sh"
 	fi
@@ -65,6 +71,20 @@ guest_initramfs() {
 }
 
 guest_native() { [[ $(uname -m) == "$ARCH" ]]; }
+
+# guest_small BUILD ROOT: the content of an initramfs that stays the root: what runs the job, the modules, and no
+# shell, but for what somebody has put into $OUT/sysroot/$ARCH.
+guest_small() {
+	local build=$1 root=$2 run
+	run=$(guest_program run)
+	mkdir -p "$root"/{ci/modules,etc,ksft,mnt,root,run,tmp}
+	ln -s /proc/self/mounts "$root/etc/mtab"
+	cp "$run" "$root/ci/run"
+	if [[ -d $OUT/sysroot/$ARCH ]]; then cp -a "$OUT/sysroot/$ARCH/." "$root/"; fi
+	if [[ -d $build/mods ]]; then
+		find "$build/mods" -name '*.ko' -exec cp -t "$root/ci/modules" {} +
+	fi
+}
 
 # guest_libraries ROOT FILE...: copies the libraries that the dynamic programs among FILE... load.
 guest_libraries() {
@@ -109,7 +129,7 @@ guest_stage() {
 		done
 	else
 		[[ -d $OUT/sysroot/$ARCH/usr ]] ||
-			harness_error "$ARCH is not this machine's architecture: put its bash, busybox and libraries into $OUT/sysroot/$ARCH/"
+			harness_error "$ARCH is not this machine's architecture: put its bash, busybox and libraries into $OUT/sysroot/$ARCH/, or have GUEST=small in ci/configs/arch/$ARCH.facts"
 		cp -a "$OUT/sysroot/$ARCH/." "$root/"
 	fi
 	for p in $(busybox --list); do
@@ -126,7 +146,7 @@ guest_disk() {
 	local build=$1 image=$2 extra=${3-} root size key old=
 	key=$({
 		sha256sum "$TOP/ci/lib/guest.sh"
-		printf '%s %s\n' "$GUEST_FREE_MIB" "$(command -v busybox bash | xargs sha256sum)"
+		printf '%s %s\n' "$GUEST $GUEST_FREE_MIB" "$(command -v busybox bash | xargs sha256sum)"
 		{ find "$build/ksft" "$build/mods" ${extra:+"$extra"} -printf '%P %y %m %s %T@ %l\n' 2>/dev/null || true; } | sort
 	} | sha256sum)
 	if [[ -f $image.key ]]; then old=$(<"$image.key"); fi
@@ -135,7 +155,12 @@ guest_disk() {
 	mkdir -p "$(dirname "$image")"
 	rm -f "$image" "$image.key"
 	root=$(mktemp -d "$image.XXXXXX")
-	guest_stage "$build" "$root" "$extra"
+	if [[ $GUEST == small ]]; then
+		mkdir "$root/mm"
+		if [[ -d $build/ksft ]]; then cp -a "$build/ksft/." "$root/"; fi
+	else
+		guest_stage "$build" "$root" "$extra"
+	fi
 	size=$(du -sm --apparent-size "$root" | cut -f1)
 	# a tenth and 64 MiB are for inode tables, the journal and blocks that are not full
 	size=$((size + size / 10 + 64 + GUEST_FREE_MIB))
@@ -156,16 +181,18 @@ guest_qemu() {
 	append="console=$CONSOLE panic=-1 oops=panic unknown_nmi_panic loglevel=8 ignore_loglevel printk.time=1 nokaslr"
 	# An emulated CPU on a busy host is slow, not stuck.
 	if [[ $GUEST_ACCEL != kvm ]]; then append+=" watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"; fi
-	append+="${GUEST_APPEND:+ $GUEST_APPEND}"
+	append+="${APPEND:+ $APPEND}${GUEST_APPEND:+ $GUEST_APPEND}"
 
 	QEMU_CMD=("$QEMU" -nodefaults -no-user-config -no-reboot -display none -rtc base=utc
-		-machine "$MACHINE" -cpu "$CPU" -accel "$accel" -smp "$GUEST_SMP" -m "$GUEST_MEM"
+		-machine "$MACHINE" -cpu "$CPU" -accel "$accel" -smp "${GUEST_SMP:-$SMP}" -m "${GUEST_MEM:-$MEM}"
 		-kernel "$build/$IMAGE" -initrd initramfs.cpio -append "$append"
 		-device "$VIRTIO_SERIAL,max_ports=4"
 		-chardev file,id=ktap,path=ktap.log -device virtserialport,chardev=ktap,name=ktap
 		-chardev file,id=token,path=token -device virtserialport,chardev=token,name=token
-		-object rng-random,id=rng,filename=/dev/urandom -device "$VIRTIO_RNG,rng=rng"
-		-object memory-backend-ram,id=vram,size=64M,share=on -device "$IVSHMEM,memdev=vram")
+		-object rng-random,id=rng,filename=/dev/urandom -device "$VIRTIO_RNG,rng=rng")
+	if [[ -n $IVSHMEM ]]; then
+		QEMU_CMD+=(-object memory-backend-ram,id=vram,size=64M,share=on -device "$IVSHMEM,memdev=vram")
+	fi
 	if [[ -n $GUEST_SHELL ]]; then
 		QEMU_CMD+=(-chardev stdio,id=console,mux=on,signal=off,logfile=console.log
 			-serial chardev:console -mon chardev=console)
@@ -176,11 +203,13 @@ guest_qemu() {
 	if [[ -n $disk ]]; then
 		# Nothing is written back: each boot starts from the same disk.
 		ln -sf "$disk" "$dir/root.img"
+		QEMU_CMD+=(-drive if=none,id=root,file=root.img,format=raw,snapshot=on,cache=unsafe
+			-device "$VIRTIO_BLK,drive=root,serial=root")
+	fi
+	if [[ -n $disk && $GUEST != small ]]; then
 		truncate -s "${GUEST_SWAP_MIB}M" "$dir/swap.img"
 		mkswap "$dir/swap.img" >"$dir/mkswap.log" 2>&1 || harness_error "mkswap failed, see $dir/mkswap.log"
-		QEMU_CMD+=(-drive if=none,id=root,file=root.img,format=raw,snapshot=on,cache=unsafe
-			-device "$VIRTIO_BLK,drive=root,serial=root"
-			-drive if=none,id=swap,file=swap.img,format=raw,cache=unsafe
+		QEMU_CMD+=(-drive if=none,id=swap,file=swap.img,format=raw,cache=unsafe
 			-device "$VIRTIO_BLK,drive=swap,serial=swap")
 	fi
 	QEMU_CMD+=("${GUEST_EXTRA[@]}")

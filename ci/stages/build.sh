@@ -11,7 +11,7 @@ usage: ci/run build [--arch A] [--variant normal|debug|bench] [--source DIR] [--
 Builds kernel, modules and selftests of the series into out/build/<arch>-<variant>/, with ccache, and
 fails when a symbol that a fragment asks for is not in the final configuration.
 
-  --arch A        an architecture of ci/configs/arch/ (x86_64)
+  --arch A        an architecture of ci/configs/arch/ (x86_64); status 4 when its compiler is missing
   --variant V     normal, debug (lockdep, KASAN, DEBUG_VM, ...), or bench
   --source DIR    build this kernel source instead of out/tree
   --config-only   just the configuration
@@ -36,9 +36,10 @@ while (($#)); do
 done
 [[ $variant =~ ^(normal|debug|bench)$ ]] || usage_error "unknown variant $variant"
 facts "$arch"
+name=$arch-$variant
+[[ -z $CROSS_COMPILE ]] || arch_skip "build-$name" "${CROSS_COMPILE}gcc"
 need make bc flex bison python3 "${CROSS_COMPILE}gcc"
 
-name=$arch-$variant
 if [[ -n $source ]]; then
 	KSRC=$(realpath "$source")
 	[[ -f $KSRC/Kbuild ]] || usage_error "$source is no kernel source"
@@ -53,9 +54,7 @@ mkdir -p "$build" "$log_dir"
 # configure: merges the fragments and checks what became of them.
 configure() {
 	local fragments log=$log_dir/config-$name.log
-	fragments=("$TOP/ci/configs/base.config" "$TOP/ci/configs/arch/$arch.config"
-		"$KSRC/tools/testing/selftests/mm/config")
-	[[ $variant == normal ]] || fragments+=("$TOP/ci/configs/$variant.config")
+	mapfile -t fragments < <(config_fragments "$variant")
 	if ! [[ -f $build/.config ]] || ! cat "${fragments[@]}" | cmp -s - "$build/.config.request"; then
 		# -n: on top of allnoconfig, for what nobody asked for takes time to build.
 		env -C "$KSRC" ARCH="$KERNEL_ARCH" CROSS_COMPILE="$CROSS_COMPILE" \
@@ -74,6 +73,28 @@ configure() {
 source_id() {
 	git -C "$KSRC" rev-parse "HEAD^{tree}" 2>/dev/null || echo unknown
 	git -C "$KSRC" status --porcelain --untracked-files=no 2>/dev/null | head -n 1
+}
+
+# small_selftests: for a guest without a shell and libraries, the programs of the series' categories only, linked
+# statically. Their list, "category program", is what the test stage makes a job of.
+small_selftests() {
+	local category program programs=() mm=$KSRC/tools/testing/selftests/mm work=$build/kselftest-mm
+	mkdir -p "$build/ksft/mm" "$work"
+	while read -r category _; do
+		[[ -n $category && $category != '#'* ]] || continue
+		while read -r program; do
+			programs+=("$program")
+			printf '%s %s\n' "$category" "$program"
+		done < <(sed -n "s|^[[:space:]]*CATEGORY=\"$category\" run_test \./\([a-z0-9_]*\)\$|\1|p" "$mm/run_vmtests.sh")
+	done <"$TOP/ci/expected/categories" >"$build/ksft/mm/programs"
+	[[ -s $build/ksft/mm/programs ]] || fail "run_vmtests.sh runs no program in the categories of ci/expected/categories"
+	run_long "selftests $name" "$log_dir/selftests-$name.log" \
+		make -C "$mm" ARCH="$KERNEL_ARCH" CROSS_COMPILE="$CROSS_COMPILE" O="$build" LDFLAGS=-static \
+		KHDR_INCLUDES="-isystem $build/usr/include" OUTPUT="$work" -j"$JOBS" "${programs[@]/#/$work/}" ||
+		fail "selftests of $name do not build"
+	for program in "${programs[@]}"; do
+		cp "$work/$program" "$build/ksft/mm/"
+	done
 }
 
 configure
@@ -100,6 +121,11 @@ run_long "modules $name" "$log_dir/mods-$name.log" \
 run_long "headers $name" "$log_dir/headers-$name.log" kmake "$build" headers ||
 	fail "headers of $name do not install"
 rm -rf "$build/ksft"
+if [[ $GUEST == small ]]; then
+	small_selftests
+	log "$name: $(source_id | head -n 1), $(wc -c <"$build/$IMAGE") bytes, in $build"
+	exit 0
+fi
 run_long "selftests $name" "$log_dir/selftests-$name.log" \
 	make -C "$KSRC/tools/testing/selftests" O="$build" TARGETS=mm SKIP_TARGETS= \
 	KBUILD_OUTPUT="$build" ARCH="$KERNEL_ARCH" CROSS_COMPILE="$CROSS_COMPILE" \

@@ -12,9 +12,11 @@ usage: ci/run test [--arch A] [--variant normal|debug|bench] [--categories "C...
                    [--update-expected] [--job FILE | --shell]
 
 Boots what "ci/run build" has built and runs the selftests of the series in it, as run_vmtests.sh's
-ksft_*.sh wrappers. Prints KTAP as it comes and a table at the end; a kernel report (ci/splats/), a
+ksft_*.sh wrappers, or, in a guest without a shell (GUEST=small in ci/configs/arch/), the programs that these
+would run. Prints KTAP as it comes and a table at the end; a kernel report (ci/splats/), a
 test that is missing, a guest that hangs or does not end orderly fail the run.
 
+  --arch A           an architecture of ci/configs/arch/ (x86_64); status 4 when its QEMU is missing
   --categories LIST  categories of run_vmtests.sh, those in ci/expected/categories by default;
                      others are judged without a list of tests that have to run
   --only PATTERN     a category, or a regular expression: only tests whose name, "program" or
@@ -60,8 +62,11 @@ done
 [[ -z $only || -z $job$shell ]] || usage_error "--only is for the selftests"
 
 facts "$arch"
-guest_need
 name=$arch-$variant
+[[ -z $CROSS_COMPILE ]] || arch_skip "test-$name" "$QEMU" "${CROSS_COMPILE}gcc"
+guest_need
+[[ $GUEST == full || -z $job$shell || -e $OUT/sysroot/$arch/bin/sh ]] ||
+	usage_error "the guest has no shell; put one for $arch into $OUT/sysroot/$arch/bin/"
 build=${build:-$(build_dir "$arch" "$variant")}
 [[ -s $build/$IMAGE ]] || harness_error "no kernel in $build; to make it: ci/run build --arch $arch --variant $variant"
 build=$(realpath "$build")
@@ -84,7 +89,11 @@ done <"$TOP/ci/expected/categories"
 
 selected=("${default[@]}")
 if [[ -n $categories ]]; then read -ra selected <<<"$categories"; fi
-if [[ -n $only && -x $build/ksft/mm/ksft_$only.sh ]]; then
+is_category() {
+	if [[ $GUEST == small ]]; then grep -q "^$1 " "$build/ksft/mm/programs"
+	else [[ -x $build/ksft/mm/ksft_$1.sh ]]; fi
+}
+if [[ -n $only && $only =~ ^[a-z0-9_]+$ ]] && is_category "$only"; then
 	selected=("$only")
 	only=
 fi
@@ -176,6 +185,39 @@ selected_modules() {
 	for category in "${selected[@]}"; do printf '%s\n' "${modules[$category]-}"; done
 }
 
+# The same for ci/guest/run.c.
+small_job() {
+	local category m program
+	for category in "${selected[@]}"; do
+		is_category "$category" || fail "no program of category $category has been built, see $build/ksft/mm/programs"
+		printf 'category %s\n' "$category"
+		for m in ${modules[$category]-}; do printf 'load %s\n' "$m"; done
+		while read -r program; do printf 'program %s\n' "$program"; done < <(
+			sed -n "s/^$category //p" "$build/ksft/mm/programs")
+		for m in ${modules[$category]-}; do printf 'unload %s\n' "$m"; done
+		printf 'end %s\n' "$category"
+	done
+}
+
+small_only_job() {
+	local line m program tests t
+	[[ -f $expected ]] || harness_error "--only wants a category, or the list $expected"
+	line=$(grep -v '^#' "$expected" | grep -E -- "$only") || fail "no test in $expected matches '$only'"
+	echo 'category only'
+	for m in $(selected_modules); do printf 'load %s\n' "$m"; done
+	while read -r program; do
+		tests=()
+		if ! grep -qxF "$program" <<<"$line" && grep -q 'tests from %u test cases' "$build/ksft/mm/$program"; then
+			mapfile -t tests < <(grep "^$program:" <<<"$line" | cut -d: -f2- | sed 's/~[0-9]*$//')
+		fi
+		printf 'program %s' "$program"
+		for t in "${tests[@]}"; do printf ' -r %s' "$t"; done
+		echo
+	done < <(cut -d: -f1 <<<"$line" | awk '!seen[$0]++')
+	for m in $(selected_modules); do printf 'unload %s\n' "$m"; done
+	echo 'end only'
+}
+
 mkdir -p "$dir"
 exec 9>"$dir/lock"
 flock -n 9 || harness_error "another run uses $dir"
@@ -183,7 +225,11 @@ rm -f "$dir/job" "$dir/status" "$RESULTS/$tap.tap"
 if [[ -n $job ]]; then
 	cp "$job" "$dir/job"
 elif [[ -z $shell ]]; then
-	if [[ -n $only ]]; then only_job; else whole_job; fi >"$dir/job"
+	if [[ $GUEST == small ]]; then
+		if [[ -n $only ]]; then small_only_job; else small_job; fi
+	else
+		if [[ -n $only ]]; then only_job; else whole_job; fi
+	fi >"$dir/job"
 fi
 
 guest_accel "$accel" "$build"
