@@ -6,8 +6,9 @@ ALL_ARGS := $(if $(LINUX),--linux $(LINUX)) $(if $(ONTO),--onto $(ONTO))
 .PHONY: help run check check-all bench mbox clean distclean
 help:
 	@echo 'make run        get the kernel, apply the series, build, boot, run the selftests of the series'
-	@echo 'make check      tests of the harness, checks of the patches, and make run in variants normal and debug'
-	@echo 'make check-all  make check, a build after each patch, and the benchmarks'
+	@echo 'make check      tests of the harness, checks of the patches, and make run in variants normal and debug,'
+	@echo '                on x86_64 and on arm without LPAE'
+	@echo 'make check-all  make check, the other architectures (ci/configs/arch/), a build after each patch, and the benchmarks'
 	@echo 'make bench      the benchmarks'
 	@echo 'make mbox       out/mbox: the series as mail'
 	@echo 'make clean      remove what was built; make distclean: and the kernel tree'
@@ -22,7 +23,7 @@ check:
 	@ci/run all --full $(ALL_ARGS)
 
 check-all:
-	@ci/run all --full --each $(ALL_ARGS)
+	@ci/run all --full --each --arches $(ALL_ARGS)
 	@ci/run bench
 
 bench:

@@ -5,21 +5,23 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: ci/run deps [--arch A]... [--print]
+usage: ci/run deps [--arch A]... [--optional] [--print]
 
 Installs the Debian packages that the other stages need (lists in ci/deps/). Nothing is done when all are
 there. Who is not root gets the one line to run, and exit status 4.
 
   --arch A    also what architecture A needs (default: x86_64)
+  --optional  status 4 where the packages are not to be had, too
   --print     print the names of all packages needed, and do nothing
 END
 }
 
-arches=() print=''
+arches=() print='' optional=''
 while (($#)); do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	--arch) need_arg "$@"; arches+=("$2"); shift ;;
+	--optional) optional=1 ;;
 	--print) print=1 ;;
 	*) usage_error "unknown option $1" ;;
 	esac
@@ -52,9 +54,13 @@ if ((${CI_UID:-$(id -u)} != 0)); then
 	exit "$E_SKIP"
 fi
 log "to install: ${missing[*]}"
+not_to_be_had() {
+	[[ -z $optional ]] || skip "$1"
+	harness_error "$1"
+}
 export DEBIAN_FRONTEND=noninteractive
 run_long "apt-get update" "$OUT/log/deps-update.log" apt-get -q -o DPkg::Lock::Timeout=300 update ||
-	harness_error "apt-get update failed"
+	not_to_be_had "apt-get update failed"
 run_long "apt-get install" "$OUT/log/deps-install.log" \
 	apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" ||
-	harness_error "apt-get install failed"
+	not_to_be_had "apt-get install failed"

@@ -123,7 +123,7 @@ all() { bash "$T/repo/ci/run" all "$@"; }
 	stub_all
 	stub build 'exit 1'
 	run all
-	[[ $status -eq 1 && ${lines[-1]} == *", 1 failed, 0 skipped" && $output == *"not ok 1 - build normal"* ]]
+	[[ $status -eq 1 && ${lines[-1]} == *", 1 failed, 0 skipped" && $output == *"not ok 1 - build x86_64 normal"* ]]
 	run ! grep -q '^test' "$T/called"
 }
 
