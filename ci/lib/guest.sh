@@ -175,7 +175,10 @@ guest_qemu() {
 	local build=$1 dir=$2 disk=$3 append accel
 	case $GUEST_ACCEL in
 	kvm) accel=kvm ;;
-	tcg) accel=tcg,thread=multi ;;
+	tcg)
+		# Where there is just one CPU, QEMU may not know how to emulate several.
+		accel=tcg
+		[[ ${GUEST_SMP:-$SMP} == 1 ]] || accel+=,thread=multi ;;
 	*) accel=$GUEST_ACCEL ;;
 	esac
 	append="console=$CONSOLE panic=-1 oops=panic unknown_nmi_panic loglevel=8 ignore_loglevel printk.time=1 nokaslr"

@@ -75,6 +75,12 @@ build=$(realpath "$build")
 
 dir=$OUT/test/$name
 expected=$TOP/ci/expected/$name.tests
+without=$TOP/ci/expected/$arch.without
+if [[ $GUEST == small ]]; then
+	# The list is that of x86_64, less what the machine lacks something for.
+	expected=$dir/expected.tests
+	[[ -z $update ]] || usage_error "the list for $arch is that of x86_64, see also ci/expected/$arch.without"
+fi
 skips=$TOP/ci/expected/$name.skips
 tap=test-$name
 
@@ -185,6 +191,39 @@ selected_modules() {
 	for category in "${selected[@]}"; do printf '%s\n' "${modules[$category]-}"; done
 }
 
+# small_expected FILE: writes the list, and a point for each line of .without; "regex<TAB>reason" they are.
+small_expected() {
+	local list=$1 line regex reason left n
+	n=$TOP/ci/expected/x86_64-$variant.tests
+	[[ -f $n ]] || n=$TOP/ci/expected/x86_64-normal.tests
+	left=$(grep -v '^#' "$n") || harness_error "no list of tests in $n"
+	if [[ -f $without ]]; then
+		tap_begin "$tap-without" >/dev/null
+		while IFS= read -r line; do
+			[[ -n $line && $line != '#'* ]] || continue
+			regex=${line%%$'\t'*} reason=${line#*$'\t'}
+			[[ $line == *$'\t'* && -n $regex && -n $reason ]] ||
+				harness_error "$without: '$line' is not regex<TAB>reason"
+			n=$(grep -cE -- "$regex" <<<"$left") || harness_error "$without: no test matches '$regex'"
+			tap_skip "$tap: $n tests $regex" "NOT RUN: $reason" >/dev/null
+			warn "$n tests are not run, $regex: $reason"
+			left=$(grep -vE -- "$regex" <<<"$left")
+		done <"$without"
+		tap_end >/dev/null
+	fi
+	printf '%s\n' "$left" >"$list"
+}
+
+# small_program PROGRAM: a line of the job, with the choice of tests that is in the list.
+small_program() {
+	local t
+	printf 'program %s' "$1"
+	if [[ -f $without ]] && grep -q "^$1:" "$expected" && grep -q 'tests from %u test cases' "$build/ksft/mm/$1"; then
+		while IFS= read -r t; do printf ' -r %s' "$t"; done < <(sed -n "s/^$1://p" "$expected")
+	fi
+	echo
+}
+
 # The same for ci/guest/run.c.
 small_job() {
 	local category m program
@@ -192,7 +231,7 @@ small_job() {
 		is_category "$category" || fail "no program of category $category has been built, see $build/ksft/mm/programs"
 		printf 'category %s\n' "$category"
 		for m in ${modules[$category]-}; do printf 'load %s\n' "$m"; done
-		while read -r program; do printf 'program %s\n' "$program"; done < <(
+		while read -r program; do small_program "$program"; done < <(
 			sed -n "s/^$category //p" "$build/ksft/mm/programs")
 		for m in ${modules[$category]-}; do printf 'unload %s\n' "$m"; done
 		printf 'end %s\n' "$category"
@@ -221,11 +260,12 @@ small_only_job() {
 mkdir -p "$dir"
 exec 9>"$dir/lock"
 flock -n 9 || harness_error "another run uses $dir"
-rm -f "$dir/job" "$dir/status" "$RESULTS/$tap.tap"
+rm -f "$dir/job" "$dir/status" "$RESULTS/$tap.tap" "$RESULTS/$tap-without.tap"
 if [[ -n $job ]]; then
 	cp "$job" "$dir/job"
 elif [[ -z $shell ]]; then
 	if [[ $GUEST == small ]]; then
+		[[ $expected == none ]] || small_expected "$expected"
 		if [[ -n $only ]]; then small_only_job; else small_job; fi
 	else
 		if [[ -n $only ]]; then only_job; else whole_job; fi

@@ -189,3 +189,53 @@ runner() {
 	runner <<<$'category c\nrun good\nend c'
 	[[ $status -eq 125 && $output == *'Bail out! job: what is "run"?' ]]
 }
+
+# A machine that has been built, with a QEMU that says nothing; the job and the list are what is looked at.
+fake_build() {
+	local b=$OUT/build/arm-normal
+	copy
+	mkdir -p "$T/bin" "$b/ksft/mm" "$b/arch/arm/boot"
+	printf '#!/bin/sh\necho >console.log\n' >"$T/bin/qemu-none"
+	printf '#!/bin/sh\nexec gcc "$@"\n' >"$T/bin/fake-gcc"
+	chmod +x "$T/bin"/*
+	PATH=$T/bin:$PATH
+	sed -i 's/^CROSS_COMPILE=.*/CROSS_COMPILE=fake-/; s/^QEMU=.*/QEMU=qemu-none/' "$facts"
+	echo kernel >"$b/arch/arm/boot/zImage"
+	printf 'pfnmap one\npfnmap two\n' >"$b/ksft/mm/programs"
+	echo 'tests from %u test cases' >"$b/ksft/mm/one"
+	echo >"$b/ksft/mm/two"
+	printf 'one:a.b\none:c.d\none\ntwo\n' >"$T/repo/ci/expected/x86_64-normal.tests"
+	rm -f "$T/repo/ci/expected/"*.without
+}
+
+@test "test: the job of a small guest" {
+	fake_build
+	run copied test --arch arm
+	echo "$output"
+	[[ $status -eq 1 ]]
+	[[ $(<"$OUT/test/arm-normal/job") == $'category pfnmap\nload pfnmap_test\nprogram one\nprogram two\nunload pfnmap_test\nend pfnmap' ]]
+	grep -q 'not ok .*ci.vanished:one:a.b' "$OUT/results/test-arm-normal.tap"
+	run copied test --arch arm --only 'one:c'
+	[[ $(<"$OUT/test/arm-normal/job") == $'category only\nload pfnmap_test\nprogram one -r c.d\nunload pfnmap_test\nend only' ]]
+	run copied test --arch arm --update-expected
+	[[ $status -eq 2 ]]
+	run copied test --arch arm --shell
+	[[ $status -eq 2 && $output == *"no shell"* ]]
+}
+
+@test "test: what a machine has nothing for is not run, and is said to be skipped" {
+	fake_build
+	printf '# comment\n^one:a\\.\tno a here\n' >"$T/repo/ci/expected/arm.without"
+	run copied test --arch arm
+	echo "$output"
+	grep -qx 'program one -r c.d' "$OUT/test/arm-normal/job"
+	grep -qx 'program two' "$OUT/test/arm-normal/job"
+	grep -qF 'ok 1 - test-arm-normal: 1 tests ^one:a\. # SKIP NOT RUN: no a here' "$OUT/results/test-arm-normal-without.tap"
+	run ! grep -q 'one:a.b' "$OUT/results/test-arm-normal.tap"
+	printf '^nosuch\tno reason\n' >"$T/repo/ci/expected/arm.without"
+	run copied test --arch arm
+	[[ $status -eq 2 && $output == *"no test matches '^nosuch'"* ]]
+	printf '^one:a\n' >"$T/repo/ci/expected/arm.without"
+	run copied test --arch arm
+	[[ $status -eq 2 ]]
+}
