@@ -83,6 +83,8 @@ if [[ $GUEST == small ]]; then
 fi
 skips=$TOP/ci/expected/$name.skips
 tap=test-$name
+allow=$TOP/ci/splats/allow
+[[ ! -f $allow-$arch ]] || allow+=-$arch
 
 # category [module...] of each line
 declare -A modules=()
@@ -316,7 +318,7 @@ rc=0
 python3 "$TOP/ci/lib/ktap.py" verdict --log "$dir/ktap.log" --console "$dir/console.log" \
 	--expected "$expected" --skips "$skips" --arch "$arch" --variant "$variant" \
 	--status "$GUEST_STATUS" --token "$GUEST_TOKEN" --timeout "$GUEST_TIMEOUT" \
-	--patterns "$TOP/ci/splats/patterns" --allow "$TOP/ci/splats/allow" \
+	--patterns "$TOP/ci/splats/patterns" --allow "$allow" \
 	--tap "$RESULTS/$tap.tap" --table ${update:+--update-expected} ${only:+--only "$only"} || rc=$?
 ((rc < 2)) || rc=$E_HARNESS
 exit "$rc"
