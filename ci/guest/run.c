@@ -15,6 +15,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,36 +89,59 @@ static void unload(const char *module)
 	}
 }
 
+/* Prints what there is, with "# " in front of each line. */
+static void copy(int fd)
+{
+	static int inside;	/* a line */
+	char buf[4096];
+	ssize_t n, i;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		for (i = 0; i < n; i++) {
+			if (!inside)
+				fputs("# ", stdout);
+			putchar(buf[i]);
+			inside = buf[i] != '\n';
+		}
+	}
+	/* The last line of a program may lack its end. */
+	if (fd < 0 && inside) {
+		putchar('\n');
+		inside = 0;
+	}
+}
+
+/* Until PROGRAM ends; what it leaves behind, with the pipe in its hands, does not count. */
 static int run(char **argv)
 {
-	char path[300], *line = NULL;
-	size_t size = 0;
+	char path[300];
 	int fds[2], status;
-	FILE *out;
 	pid_t pid;
 
 	snprintf(path, sizeof(path), "./%s", argv[0]);
-	if (pipe2(fds, O_CLOEXEC))
+	if (pipe2(fds, O_CLOEXEC) || fcntl(fds[0], F_SETFL, O_NONBLOCK))
 		return 125;
 	pid = fork();
 	if (pid < 0)
 		return 125;
 	if (!pid) {
+		setpgid(0, 0);
 		if (dup2(fds[1], 1) == 1 && dup2(fds[1], 2) == 2)
 			execv(path, argv);
 		_exit(127);
 	}
 	close(fds[1]);
-	out = fdopen(fds[0], "re");
-	while (out && getline(&line, &size, out) > 0) {
-		line[strcspn(line, "\n")] = 0;
-		printf("# %s\n", line);
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		struct pollfd p = { .fd = fds[0], .events = POLLIN };
+
+		if (poll(&p, 1, 100) > 0 && !(p.revents & POLLIN))
+			usleep(20000);
+		copy(fds[0]);
 	}
-	free(line);
-	if (out)
-		fclose(out);
-	if (waitpid(pid, &status, 0) != pid)
-		return 125;
+	copy(fds[0]);
+	copy(-1);
+	close(fds[0]);
+	kill(-pid, SIGKILL);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

@@ -183,6 +183,17 @@ runner() {
 	[[ $status -eq 4 ]]
 }
 
+@test "run: what a program leaves running is not waited for, and a last line without an end gets one" {
+	cd "$BATS_TEST_TMPDIR"
+	mkdir work
+	printf '#!/bin/sh\nsleep 100 &\nprintf "no end"\n' >work/leaves
+	chmod +x work/leaves
+	SECONDS=0
+	runner <<<$'category c\nprogram leaves\nprogram good x\nend c'
+	[[ $status -eq 0 && $SECONDS -lt 30 ]]
+	[[ $output == *$'\n# no end\nok 1 leaves\n'*$'\n# ok 1 x.one\n'* ]]
+}
+
 @test "run: a module that is not there is said, and so is a line that is none" {
 	runner <<<$'category c\nload nosuch\nprogram good\nunload nosuch\nend c'
 	[[ $status -eq 0 && $output == *'# ci: module nosuch does not load: No such file or directory'* ]]
