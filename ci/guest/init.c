@@ -8,7 +8,7 @@
  *   nonce=WORD     what the token starts with
  *   probe=1        write the token at once, without a disk
  *   shell=1        an interactive shell on the console in place of the job
- *   small=1        the initramfs stays the root file system, the disk has /ksft; no swap
+ *   small=1        the initramfs stays the root file system, the disk has /ksft
  *   runner=PATH    what runs the job; /bin/bash by default
  *   console=TTY    that console
  *   timeout=SEC    since boot, for the job; its status is 124 then
@@ -484,7 +484,7 @@ static void set_up(void)
 	set("/proc/sys/kernel/printk_devkmsg", "on");
 	set("/proc/sys/kernel/printk", "8 4 1 8");
 
-	if (!small && (find("/sys/block", "serial", "swap", 2, dev, sizeof(dev)) || swapon(dev, 0)))
+	if (find("/sys/block", "serial", "swap", 2, dev, sizeof(dev)) || swapon(dev, 0))
 		say("note: no swap: %s", strerror(errno));
 	mkdir("/ci", 0755);
 	if (write_file("/ci/job", job) || write_file("/ci/options", options))

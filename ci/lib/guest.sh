@@ -25,8 +25,8 @@ GUEST_EXTRA=()
 GUEST_PROGRAMS=(bash awk getconf grep sed timeout tr)
 
 guest_need() {
-	need cpio mke2fs setpriv timeout python3 "${CROSS_COMPILE}gcc" "$QEMU"
-	[[ $GUEST == small ]] || need mkswap busybox
+	need cpio mke2fs mkswap setpriv timeout python3 "${CROSS_COMPILE}gcc" "$QEMU"
+	[[ $GUEST == small ]] || need busybox
 }
 
 # guest_program NAME: ci/guest/NAME.c for the guest; prints the path of the program.
@@ -208,8 +208,6 @@ guest_qemu() {
 		ln -sf "$disk" "$dir/root.img"
 		QEMU_CMD+=(-drive if=none,id=root,file=root.img,format=raw,snapshot=on,cache=unsafe
 			-device "$VIRTIO_BLK,drive=root,serial=root")
-	fi
-	if [[ -n $disk && $GUEST != small ]]; then
 		truncate -s "${GUEST_SWAP_MIB}M" "$dir/swap.img"
 		mkswap "$dir/swap.img" >"$dir/mkswap.log" 2>&1 || harness_error "mkswap failed, see $dir/mkswap.log"
 		QEMU_CMD+=(-drive if=none,id=swap,file=swap.img,format=raw,cache=unsafe

@@ -215,6 +215,7 @@ fake_build() {
 	printf 'pfnmap one\npfnmap two\n' >"$b/ksft/mm/programs"
 	echo 'tests from %u test cases' >"$b/ksft/mm/one"
 	echo >"$b/ksft/mm/two"
+	echo 'pfnmap pfnmap_test' >"$T/repo/ci/expected/categories"
 	printf 'one:a.b\none:c.d\none\ntwo\n' >"$T/repo/ci/expected/x86_64-normal.tests"
 	rm -f "$T/repo/ci/expected/"*.without
 }
@@ -243,6 +244,9 @@ fake_build() {
 	grep -qx 'program two' "$OUT/test/arm-normal/job"
 	grep -qF 'ok 1 - test-arm-normal: 1 tests ^one:a\. # SKIP NOT RUN: no a here' "$OUT/results/test-arm-normal-without.tap"
 	run ! grep -q 'one:a.b' "$OUT/results/test-arm-normal.tap"
+	printf '^two\tno two here\n' >"$T/repo/ci/expected/arm.without"
+	run copied test --arch arm
+	[[ $(grep program "$OUT/test/arm-normal/job") == 'program one -r a.b -r c.d' ]]
 	printf '^nosuch\tno reason\n' >"$T/repo/ci/expected/arm.without"
 	run copied test --arch arm
 	[[ $status -eq 2 && $output == *"no test matches '^nosuch'"* ]]
