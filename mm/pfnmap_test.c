@@ -24,7 +24,8 @@
  * User memory is never accessed under the semaphore, because a page fault
  * takes the mmap_lock.
  *
- * See tools/testing/selftests/mm/pfnmap_insert.c and pfnmap_bench.c.
+ * See tools/testing/selftests/mm/pfnmap_insert.c, pfnmap_mixed.c and
+ * pfnmap_bench.c.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -98,6 +99,10 @@ static u64 clock_ns;
 /* A page full of PFNMAP_TEST_POISON. */
 static struct page *poison_page;
 
+/* Pages for PFNMAP_TEST_SLAB_PAGE and PFNMAP_TEST_FREE_PAGE. */
+static void *slab_page;
+static struct page *free_page;
+
 /*
  * What an open file holds.
  *
@@ -121,6 +126,7 @@ struct pfnmap_test_object {
 	atomic64_t offered;
 	atomic64_t insert_ns;
 	atomic64_t migrated;
+	atomic64_t mkwrites;
 };
 
 /*
@@ -250,13 +256,18 @@ static void pfnmap_test_free(const unsigned long *pfns, unsigned long nr)
 {
 	unsigned long i;
 
-	for (i = 0; i < nr; i++) {
+	/* Backwards: a tail page is one until the head page has gone. */
+	for (i = nr; i--; ) {
 		if (pfnmap_test_is_vram(pfns[i])) {
 			guard(mutex)(&vram.lock);
 			__clear_bit(pfns[i] - vram.pfn, vram.used);
 			vram.free++;
 		} else {
-			__free_page(pfn_to_page(pfns[i]));
+			struct page *page = pfn_to_page(pfns[i]);
+
+			/* Who else holds a reference frees it later. */
+			if (!PageTail(page))
+				put_page(page);
 			atomic_long_dec(&ram_pages);
 		}
 		cond_resched();
@@ -313,6 +324,23 @@ static int pfnmap_test_alloc_ram(unsigned long *pfns, unsigned long nr,
 	return 0;
 }
 
+/* The pages have one refcount: the first one gives all of them back. */
+static int pfnmap_test_alloc_compound(unsigned long *pfns, unsigned long nr)
+{
+	struct page *page;
+	unsigned long i;
+
+	page = alloc_pages(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_NOWARN |
+			   __GFP_COMP, ilog2(nr));
+	if (!page)
+		return -ENOMEM;
+	for (i = 0; i < nr; i++)
+		pfns[i] = page_to_pfn(page + i);
+	atomic_long_add(nr, &ram_pages);
+
+	return 0;
+}
+
 static int pfnmap_test_alloc_vram(unsigned long *pfns, unsigned long nr,
 				  bool scatter)
 {
@@ -362,14 +390,33 @@ static int pfnmap_test_alloc(unsigned long *pfns, unsigned long nr,
 	return pfnmap_test_alloc_ram(pfns, nr, scatter);
 }
 
+/* The pfn to insert for page @index: its own one, but for some misuse. */
+static unsigned long pfnmap_test_pfn(const struct pfnmap_test_object *obj,
+				     unsigned long index)
+{
+	if (unlikely(obj->method.misuse >= PFNMAP_TEST_ZERO_PAGE) &&
+	    index == obj->method.misuse_page) {
+		switch (obj->method.misuse) {
+		case PFNMAP_TEST_ZERO_PAGE:
+			return page_to_pfn(ZERO_PAGE(0));
+		case PFNMAP_TEST_SLAB_PAGE:
+			return page_to_pfn(virt_to_page(slab_page));
+		case PFNMAP_TEST_FREE_PAGE:
+			return page_to_pfn(free_page);
+		}
+	}
+
+	return obj->pfns[index];
+}
+
 /* How many pages, at most @max, are consecutive from page @index on? */
 static unsigned long pfnmap_test_run(const struct pfnmap_test_object *obj,
 				     unsigned long index, unsigned long max)
 {
-	const unsigned long *pfns = obj->pfns + index;
+	const unsigned long pfn = pfnmap_test_pfn(obj, index);
 	unsigned long nr = 1;
 
-	while (nr < max && pfns[nr] == pfns[0] + nr)
+	while (nr < max && pfnmap_test_pfn(obj, index + nr) == pfn + nr)
 		nr++;
 
 	return nr;
@@ -466,7 +513,7 @@ static unsigned long pfnmap_test_next(struct vm_fault *vmf, unsigned long addr,
 	if (index >= obj->nr_pages)
 		return 0;
 
-	*pfn = obj->pfns[index];
+	*pfn = pfnmap_test_pfn(obj, index);
 	nr = pfnmap_test_run(obj, index, min(max, obj->nr_pages - index));
 
 	switch (obj->method.misuse) {
@@ -541,16 +588,83 @@ static void pfnmap_test_misuse(struct vm_fault *vmf,
 	}
 }
 
+/* Only the run that the faulting page is part of. */
+static void pfnmap_test_clamp_to_run(struct vm_fault *vmf,
+				     struct pfnmap_test_insert *ins)
+{
+	const struct pfnmap_test_object *obj = ins->obj;
+	unsigned long first;
+
+	for (first = vmf->pgoff; first > ins->index; first--) {
+		if (pfnmap_test_pfn(obj, first - 1) + 1 !=
+		    pfnmap_test_pfn(obj, first))
+			break;
+	}
+	ins->addr += (first - ins->index) << PAGE_SHIFT;
+	ins->nr = pfnmap_test_run(obj, first, ins->nr - (first - ins->index));
+	ins->index = first;
+	ins->pfn = pfnmap_test_pfn(obj, first);
+}
+
+/* What has a struct page, as a page: refcounted, in the rmap, accounted. */
+static vm_fault_t pfnmap_test_insert_pages(struct vm_fault *vmf,
+					   struct pfnmap_test_insert *ins)
+{
+	unsigned long i;
+	int err;
+
+	for (i = 0; i < ins->nr; i++) {
+		const unsigned long pfn = ins->obj->pfns[ins->index + i];
+
+		if (!pfn_valid(pfn))
+			return VM_FAULT_SIGBUS;
+		err = vm_insert_page(vmf->vma, ins->addr + (i << PAGE_SHIFT),
+				     pfn_to_page(pfn));
+		if (err && err != -EBUSY)
+			return vmf_error(err);
+	}
+
+	return VM_FAULT_NOPAGE;
+}
+
+static vm_fault_t pfnmap_test_insert_mkwrite(struct vm_fault *vmf,
+					     struct pfnmap_test_insert *ins)
+{
+	if (ins->obj->method.method == PFNMAP_TEST_PAGES) {
+		const unsigned long pfn = ins->obj->pfns[vmf->pgoff];
+
+		if (!pfn_valid(pfn))
+			return VM_FAULT_SIGBUS;
+		return vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn), true);
+	}
+
+	if (ins->obj->method.method == PFNMAP_TEST_MIXED) {
+		ins->nr = 1;
+		return vmf_insert_mixed_mkwrite(vmf->vma, vmf->address,
+				pfnmap_test_pfn(ins->obj, vmf->pgoff));
+	}
+
+	pfnmap_test_clamp_to_run(vmf, ins);
+	pfnmap_test_misuse(vmf, ins);
+
+	return vmf_insert_mixed_pfns_mkwrite(vmf, ins->addr, ins->pfn, ins->nr);
+}
+
 static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
-				     struct pfnmap_test_object *obj)
+				     struct pfnmap_test_object *obj,
+				     bool mkwrite)
 {
 	struct pfnmap_test_insert ins = { .obj = obj };
-	unsigned long first;
 	vm_fault_t ret;
 	u64 start;
 
 	if (!pfnmap_test_window(vmf, &ins))
 		return VM_FAULT_SIGBUS;
+
+	if (mkwrite) {
+		atomic64_inc(&obj->mkwrites);
+		return pfnmap_test_insert_mkwrite(vmf, &ins);
+	}
 
 	switch (obj->method.method) {
 	case PFNMAP_TEST_LOOP:
@@ -558,23 +672,44 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 		ret = pfnmap_test_insert_loop(vmf, &ins);
 		break;
 	case PFNMAP_TEST_BATCH:
-		/* Only the run that the faulting page is part of. */
-		for (first = vmf->pgoff; first > ins.index; first--) {
-			if (obj->pfns[first - 1] + 1 != obj->pfns[first])
-				break;
-		}
-		ins.addr += (first - ins.index) << PAGE_SHIFT;
-		ins.nr = pfnmap_test_run(obj, first, ins.nr - (first - ins.index));
-		ins.index = first;
-		ins.pfn = obj->pfns[first];
-		pfnmap_test_misuse(vmf, &ins);
+		pfnmap_test_clamp_to_run(vmf, &ins);
+		if (obj->method.misuse)
+			pfnmap_test_misuse(vmf, &ins);
 
 		start = ktime_get_ns();
 		ret = vmf_insert_pfns(vmf, ins.addr, ins.pfn, ins.nr);
 		break;
+	case PFNMAP_TEST_MIXED_BATCH:
+		pfnmap_test_clamp_to_run(vmf, &ins);
+		if (obj->method.misuse)
+			pfnmap_test_misuse(vmf, &ins);
+
+		start = ktime_get_ns();
+		ret = vmf_insert_mixed_pfns(vmf, ins.addr, ins.pfn, ins.nr);
+		break;
+	case PFNMAP_TEST_MIXED_ITER:
+		ins.pfn = obj->pfns[ins.index];
+		if (obj->method.misuse)
+			pfnmap_test_misuse(vmf, &ins);
+
+		start = ktime_get_ns();
+		ret = vmf_insert_mixed_pfns_iter(vmf, ins.addr, ins.nr,
+						 pfnmap_test_next, &ins);
+		break;
+	case PFNMAP_TEST_PAGES:
+		start = ktime_get_ns();
+		ret = pfnmap_test_insert_pages(vmf, &ins);
+		break;
+	case PFNMAP_TEST_MIXED:
+		ins.nr = 1;
+		start = ktime_get_ns();
+		ret = vmf_insert_mixed(vmf->vma, vmf->address,
+				       pfnmap_test_pfn(obj, vmf->pgoff));
+		break;
 	case PFNMAP_TEST_ITER:
 		ins.pfn = obj->pfns[ins.index];
-		pfnmap_test_misuse(vmf, &ins);
+		if (obj->method.misuse)
+			pfnmap_test_misuse(vmf, &ins);
 
 		start = ktime_get_ns();
 		ret = vmf_insert_pfns_iter(vmf, ins.addr, ins.nr,
@@ -597,7 +732,7 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 	return ret;
 }
 
-static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
+static vm_fault_t pfnmap_test_do_fault(struct vm_fault *vmf, bool mkwrite)
 {
 	struct pfnmap_test_object *obj = vmf->vma->vm_private_data;
 	vm_fault_t ret;
@@ -607,7 +742,7 @@ static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
 	 * migration in between would not see the PTEs that it has to zap.
 	 */
 	down_read(&obj->sem);
-	ret = pfnmap_test_insert(vmf, obj);
+	ret = pfnmap_test_insert(vmf, obj, mkwrite);
 	up_read(&obj->sem);
 
 	atomic64_inc(&obj->faults);
@@ -619,6 +754,24 @@ static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
 		atomic64_inc(&obj->nopage);
 
 	return ret;
+}
+
+static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
+{
+	return pfnmap_test_do_fault(vmf, false);
+}
+
+/* As a file system does it: a write to a page that is not mapped yet counts. */
+static vm_fault_t pfnmap_test_notify_fault(struct vm_fault *vmf)
+{
+	return pfnmap_test_do_fault(vmf, (vmf->flags & FAULT_FLAG_WRITE) &&
+					 (vmf->vma->vm_flags & VM_SHARED));
+}
+
+/* With a struct page or without: what comes here is not writable yet. */
+static vm_fault_t pfnmap_test_mkwrite(struct vm_fault *vmf)
+{
+	return pfnmap_test_do_fault(vmf, true);
 }
 
 /*
@@ -669,10 +822,24 @@ static const struct vm_operations_struct pfnmap_test_vm_ops = {
 	.fault = pfnmap_test_fault,
 };
 
+static const struct vm_operations_struct pfnmap_test_notify_vm_ops = {
+	.fault = pfnmap_test_notify_fault,
+	.page_mkwrite = pfnmap_test_mkwrite,
+	.pfn_mkwrite = pfnmap_test_mkwrite,
+};
+
 static const struct vm_operations_struct pfnmap_test_remap_vm_ops = {
 	.fault = pfnmap_test_fault,
 	.mapped = pfnmap_test_mapped,
 };
+
+static bool pfnmap_test_is_mixed(unsigned int method)
+{
+	return method == PFNMAP_TEST_MIXED ||
+	       method == PFNMAP_TEST_MIXED_BATCH ||
+	       method == PFNMAP_TEST_MIXED_ITER ||
+	       method == PFNMAP_TEST_PAGES;
+}
 
 static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 {
@@ -693,15 +860,20 @@ static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 	if (desc->pgoff >= nr_pages || nr > nr_pages - desc->pgoff)
 		return -EINVAL;
 	if (vma_desc_is_cow_mapping(desc) &&
+	    !pfnmap_test_is_mixed(method.method) &&
 	    method.misuse != PFNMAP_TEST_COW_VMA)
+		return -EINVAL;
+	if (pfnmap_test_is_mixed(method.method) &&
+	    !(flags & PFNMAP_TEST_MIXEDMAP) && !method.misuse)
 		return -EINVAL;
 	/* remap_pfn_range() makes the mapping VM_PFNMAP */
 	if (method.method == PFNMAP_TEST_REMAP &&
 	    (flags & PFNMAP_TEST_MIXEDMAP))
 		return -EINVAL;
 
-	vma_desc_set_flags(desc, VMA_IO_BIT, VMA_DONTEXPAND_BIT,
-			   VMA_DONTDUMP_BIT);
+	if (!(flags & PFNMAP_TEST_NO_IO))
+		vma_desc_set_flags(desc, VMA_IO_BIT, VMA_DONTEXPAND_BIT,
+				   VMA_DONTDUMP_BIT);
 	switch (method.misuse) {
 	case PFNMAP_TEST_BOTH_FLAGS:
 		vma_desc_set_flags(desc, VMA_PFNMAP_BIT, VMA_MIXEDMAP_BIT);
@@ -722,6 +894,8 @@ static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 	desc->private_data = obj;
 	if (method.method == PFNMAP_TEST_REMAP)
 		desc->vm_ops = &pfnmap_test_remap_vm_ops;
+	else if (flags & PFNMAP_TEST_NOTIFY)
+		desc->vm_ops = &pfnmap_test_notify_vm_ops;
 	else
 		desc->vm_ops = &pfnmap_test_vm_ops;
 
@@ -740,7 +914,16 @@ static int pfnmap_test_create(struct pfnmap_test_object *obj,
 	if (arg->place != PFNMAP_TEST_RAM && arg->place != PFNMAP_TEST_VRAM)
 		return -EINVAL;
 	if (arg->flags & ~(PFNMAP_TEST_SCATTER | PFNMAP_TEST_MIXEDMAP |
-			   PFNMAP_TEST_ALTERNATE))
+			   PFNMAP_TEST_ALTERNATE | PFNMAP_TEST_NO_IO |
+			   PFNMAP_TEST_NOTIFY | PFNMAP_TEST_COMPOUND))
+		return -EINVAL;
+	if ((arg->flags & (PFNMAP_TEST_NO_IO | PFNMAP_TEST_NOTIFY)) &&
+	    !(arg->flags & PFNMAP_TEST_MIXEDMAP))
+		return -EINVAL;
+	if ((arg->flags & PFNMAP_TEST_COMPOUND) &&
+	    (arg->place != PFNMAP_TEST_RAM || !is_power_of_2(arg->nr_pages) ||
+	     arg->nr_pages > MAX_ORDER_NR_PAGES ||
+	     (arg->flags & (PFNMAP_TEST_SCATTER | PFNMAP_TEST_ALTERNATE))))
 		return -EINVAL;
 	if (arg->reserved[0] || arg->reserved[1])
 		return -EINVAL;
@@ -761,7 +944,10 @@ static int pfnmap_test_create(struct pfnmap_test_object *obj,
 	if (!pfns || !alloc)
 		goto free_arrays;
 
-	err = pfnmap_test_alloc(alloc, nr_here, arg->place, scatter);
+	if (arg->flags & PFNMAP_TEST_COMPOUND)
+		err = pfnmap_test_alloc_compound(alloc, nr);
+	else
+		err = pfnmap_test_alloc(alloc, nr_here, arg->place, scatter);
 	if (err)
 		goto free_arrays;
 
@@ -821,6 +1007,8 @@ static int pfnmap_test_migrate(struct pfnmap_test_object *obj,
 		goto unlock;
 
 	err = -EINVAL;
+	if (obj->flags & PFNMAP_TEST_COMPOUND)
+		goto unlock;
 	if (arg->first >= obj->nr_pages ||
 	    arg->nr > obj->nr_pages - arg->first)
 		goto unlock;
@@ -883,16 +1071,28 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 	case PFNMAP_TEST_NO_PAGES:
 	case PFNMAP_TEST_WRAP:
 	case PFNMAP_TEST_UNALIGNED:
+		return arg->method == PFNMAP_TEST_BATCH ||
+		       arg->method == PFNMAP_TEST_ITER ||
+		       arg->method == PFNMAP_TEST_MIXED_BATCH ||
+		       arg->method == PFNMAP_TEST_MIXED_ITER;
 	case PFNMAP_TEST_MIXED_VALID:
 		return arg->method == PFNMAP_TEST_BATCH ||
 		       arg->method == PFNMAP_TEST_ITER;
 	case PFNMAP_TEST_COW_VMA:
+		return arg->method != PFNMAP_TEST_REMAP &&
+		       !pfnmap_test_is_mixed(arg->method);
 	case PFNMAP_TEST_BOTH_FLAGS:
 	case PFNMAP_TEST_NO_FLAGS:
 		return arg->method != PFNMAP_TEST_REMAP;
 	case PFNMAP_TEST_ITER_HOLE:
 	case PFNMAP_TEST_ITER_OVERRUN:
-		return arg->method == PFNMAP_TEST_ITER;
+		return arg->method == PFNMAP_TEST_ITER ||
+		       arg->method == PFNMAP_TEST_MIXED_ITER;
+	case PFNMAP_TEST_ZERO_PAGE:
+	case PFNMAP_TEST_SLAB_PAGE:
+	case PFNMAP_TEST_FREE_PAGE:
+		return pfnmap_test_is_mixed(arg->method) &&
+		       arg->method != PFNMAP_TEST_PAGES;
 	default:
 		return false;
 	}
@@ -909,7 +1109,9 @@ static int pfnmap_test_set_method(struct pfnmap_test_object *obj,
 		return -EINVAL;
 	if (arg->unclamped > 1)
 		return -EINVAL;
-	if (arg->reserved0 || arg->reserved[0] || arg->reserved[1])
+	if (arg->misuse_page && arg->misuse < PFNMAP_TEST_ZERO_PAGE)
+		return -EINVAL;
+	if (arg->reserved[0] || arg->reserved[1])
 		return -EINVAL;
 
 	if (down_write_killable(&obj->sem))
@@ -935,6 +1137,7 @@ static void pfnmap_test_get_stats(struct pfnmap_test_object *obj,
 		.vram_pages = vram.nr,
 		.ram_pages = atomic_long_read(&ram_pages),
 		.memtype_split = vram.split,
+		.mkwrites = atomic64_read(&obj->mkwrites),
 	};
 
 	guard(mutex)(&vram.lock);
@@ -950,15 +1153,47 @@ static void pfnmap_test_reset_stats(struct pfnmap_test_object *obj)
 	atomic64_set(&obj->offered, 0);
 	atomic64_set(&obj->insert_ns, 0);
 	atomic64_set(&obj->migrated, 0);
+	atomic64_set(&obj->mkwrites, 0);
+}
+
+/* The page table lock is held: what the PTE refers to stays. */
+static int pfnmap_test_inspect_pte(pte_t *ptep, unsigned long addr, void *data)
+{
+	struct pfnmap_test_inspect *arg = data;
+	pte_t pte = ptep_get(ptep);
+	struct folio *folio;
+
+	if (!pte_present(pte))
+		return 0;
+
+	arg->flags = PFNMAP_TEST_PTE_PRESENT;
+	if (pte_special(pte))
+		arg->flags |= PFNMAP_TEST_PTE_SPECIAL;
+	if (pte_write(pte))
+		arg->flags |= PFNMAP_TEST_PTE_WRITE;
+	if (pte_dirty(pte))
+		arg->flags |= PFNMAP_TEST_PTE_DIRTY;
+	if (pte_young(pte))
+		arg->flags |= PFNMAP_TEST_PTE_YOUNG;
+	arg->pfn = pte_pfn(pte);
+	arg->pgprot = pgprot_val(pte_pgprot(pte));
+	if (pfn_valid(arg->pfn)) {
+		folio = page_folio(pfn_to_page(arg->pfn));
+		arg->flags |= PFNMAP_TEST_PFN_VALID;
+		if (folio_test_anon(folio))
+			arg->flags |= PFNMAP_TEST_ANON;
+		arg->refcount = folio_ref_count(folio);
+		arg->mapcount = folio_mapcount(folio);
+	}
+
+	return 0;
 }
 
 static int pfnmap_test_inspect(struct file *file,
 			       struct pfnmap_test_inspect *arg)
 {
 	struct mm_struct *mm = current->mm;
-	struct follow_pfnmap_args args = {};
 	struct vm_area_struct *vma;
-	struct folio *folio;
 
 	if (arg->reserved0 || arg->reserved[0] || arg->reserved[1])
 		return -EINVAL;
@@ -979,26 +1214,37 @@ static int pfnmap_test_inspect(struct file *file,
 		.vm_flags = vma->vm_flags,
 	};
 
-	args.vma = vma;
-	args.address = arg->addr;
-	if (!follow_pfnmap_start(&args)) {
-		arg->flags = PFNMAP_TEST_PTE_PRESENT;
-		if (args.special)
-			arg->flags |= PFNMAP_TEST_PTE_SPECIAL;
-		if (args.writable)
-			arg->flags |= PFNMAP_TEST_PTE_WRITE;
-		arg->pfn = args.pfn;
-		arg->pgprot = pgprot_val(args.pgprot);
-		/* The page-table lock keeps migration from freeing the page. */
-		if (pfn_valid(args.pfn)) {
-			folio = page_folio(pfn_to_page(args.pfn));
-			arg->flags |= PFNMAP_TEST_PFN_VALID;
-			arg->refcount = folio_ref_count(folio);
-			arg->mapcount = folio_mapcount(folio);
-		}
-		follow_pfnmap_end(&args);
-	}
+	/* -EINVAL: there is no page table */
+	apply_to_existing_page_range(mm, arg->addr, PAGE_SIZE,
+				     pfnmap_test_inspect_pte, arg);
 	mmap_read_unlock(mm);
+
+	return 0;
+}
+
+static int pfnmap_test_page_state(struct pfnmap_test_object *obj,
+				  struct pfnmap_test_page_state *arg)
+{
+	struct folio *folio;
+
+	if (arg->reserved0 || arg->reserved[0] || arg->reserved[1])
+		return -EINVAL;
+
+	guard(rwsem_read)(&obj->sem);
+
+	if (arg->index >= obj->nr_pages)
+		return -EINVAL;
+
+	*arg = (struct pfnmap_test_page_state) {
+		.index = arg->index,
+		.pfn = obj->pfns[arg->index],
+	};
+	if (pfn_valid(arg->pfn)) {
+		folio = page_folio(pfn_to_page(arg->pfn));
+		arg->flags = PFNMAP_TEST_PFN_VALID;
+		arg->refcount = folio_ref_count(folio);
+		arg->mapcount = folio_mapcount(folio);
+	}
 
 	return 0;
 }
@@ -1014,6 +1260,7 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 		struct pfnmap_test_migrate migrate;
 		struct pfnmap_test_stats stats;
 		struct pfnmap_test_inspect inspect;
+		struct pfnmap_test_page_state page_state;
 	} arg;
 	int err;
 
@@ -1022,6 +1269,7 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 	case PFNMAP_TEST_SET_METHOD:
 	case PFNMAP_TEST_MIGRATE:
 	case PFNMAP_TEST_INSPECT:
+	case PFNMAP_TEST_PAGE_STATE:
 		if (copy_from_user(&arg, argp, _IOC_SIZE(cmd)))
 			return -EFAULT;
 		break;
@@ -1042,6 +1290,11 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 		return 0;
 	case PFNMAP_TEST_INSPECT:
 		err = pfnmap_test_inspect(file, &arg.inspect);
+		if (err)
+			return err;
+		break;
+	case PFNMAP_TEST_PAGE_STATE:
+		err = pfnmap_test_page_state(obj, &arg.page_state);
 		if (err)
 			return err;
 		break;
@@ -1241,6 +1494,17 @@ static void __init pfnmap_test_init_clock(void)
 	}
 }
 
+static void pfnmap_test_free_pages(void)
+{
+	if (free_page) {
+		if (!page_ref_count(free_page))
+			page_ref_unfreeze(free_page, 1);
+		__free_page(free_page);
+	}
+	kfree(slab_page);
+	__free_page(poison_page);
+}
+
 static int __init pfnmap_test_init(void)
 {
 	int err;
@@ -1252,6 +1516,14 @@ static int __init pfnmap_test_init(void)
 		return -ENOMEM;
 	memset64(page_address(poison_page), PFNMAP_TEST_POISON,
 		 PAGE_SIZE / sizeof(u64));
+
+	err = -ENOMEM;
+	slab_page = kmalloc(SZ_64, GFP_KERNEL);
+	free_page = alloc_page(GFP_KERNEL);
+	if (!slab_page || !free_page)
+		goto free_poison;
+	/* The allocator must not have it, but nobody can tell. */
+	page_ref_freeze(free_page, 1);
 
 	err = pfnmap_test_init_vram();
 	if (err)
@@ -1266,7 +1538,7 @@ static int __init pfnmap_test_init(void)
 exit_vram:
 	pfnmap_test_exit_vram();
 free_poison:
-	__free_page(poison_page);
+	pfnmap_test_free_pages();
 	return err;
 }
 module_init(pfnmap_test_init);
@@ -1275,7 +1547,7 @@ static void __exit pfnmap_test_exit(void)
 {
 	misc_deregister(&pfnmap_test_misc);
 	pfnmap_test_exit_vram();
-	__free_page(poison_page);
+	pfnmap_test_free_pages();
 }
 module_exit(pfnmap_test_exit);
 

@@ -35,6 +35,9 @@ enum pfnmap_test_place {
 #define PFNMAP_TEST_SCATTER	0x1	/* neighbours not contiguous */
 #define PFNMAP_TEST_MIXEDMAP	0x2	/* map as VM_MIXEDMAP */
 #define PFNMAP_TEST_ALTERNATE	0x4	/* odd pages in the other place */
+#define PFNMAP_TEST_NO_IO	0x8	/* with MIXEDMAP: no other VMA flags */
+#define PFNMAP_TEST_NOTIFY	0x10	/* with MIXEDMAP: first write is told */
+#define PFNMAP_TEST_COMPOUND	0x20	/* ram: one compound page, stays there */
 
 struct pfnmap_test_create {
 	__u64 nr_pages;
@@ -49,6 +52,11 @@ enum pfnmap_test_method {
 	PFNMAP_TEST_BATCH,	/* vmf_insert_pfns() for each contiguous run */
 	PFNMAP_TEST_ITER,	/* vmf_insert_pfns_iter() for the window */
 	PFNMAP_TEST_REMAP,	/* remap_pfn_range() at mmap(), no faults */
+	/* These want PFNMAP_TEST_MIXEDMAP, and allow MAP_PRIVATE. */
+	PFNMAP_TEST_MIXED,	/* vmf_insert_mixed(), the faulting page only */
+	PFNMAP_TEST_MIXED_BATCH, /* vmf_insert_mixed_pfns() for each run */
+	PFNMAP_TEST_MIXED_ITER,	/* vmf_insert_mixed_pfns_iter(), the window */
+	PFNMAP_TEST_PAGES,	/* vm_insert_page() for the window, ram only */
 	PFNMAP_TEST_NR_METHODS,
 };
 
@@ -70,6 +78,10 @@ enum pfnmap_test_misuse {
 	PFNMAP_TEST_MIXED_VALID,	/* VM_MIXEDMAP with a valid pfn */
 	PFNMAP_TEST_ITER_HOLE,		/* iterator has no pfn for the fault */
 	PFNMAP_TEST_ITER_OVERRUN,	/* iterator returns more than max */
+	/* One page of the object, misuse_page, stands for another one: */
+	PFNMAP_TEST_ZERO_PAGE,		/* the shared zero page */
+	PFNMAP_TEST_SLAB_PAGE,		/* a page that has a type */
+	PFNMAP_TEST_FREE_PAGE,		/* a page whose refcount is 0 */
 	PFNMAP_TEST_NR_MISUSES,
 };
 
@@ -78,7 +90,7 @@ struct pfnmap_test_method_arg {
 	__u32 misuse;		/* enum pfnmap_test_misuse */
 	__u64 window;		/* pages, a power of two */
 	__u32 unclamped;	/* 1: window may span PTE tables; VMA/object only */
-	__u32 reserved0;
+	__u32 misuse_page;	/* page index, for some kinds of misuse */
 	__u64 reserved[2];
 };
 
@@ -103,6 +115,7 @@ struct pfnmap_test_stats {
 	__u64 vram_free;
 	__u64 ram_pages;	/* pages of ram that all objects hold now */
 	__u64 memtype_split;	/* vram page index where the cache mode changes, 0: none */
+	__u64 mkwrites;		/* first writes that were told, see NOTIFY */
 };
 
 /* pfnmap_test_inspect.flags */
@@ -110,6 +123,9 @@ struct pfnmap_test_stats {
 #define PFNMAP_TEST_PTE_SPECIAL	0x2
 #define PFNMAP_TEST_PTE_WRITE	0x4
 #define PFNMAP_TEST_PFN_VALID	0x8
+#define PFNMAP_TEST_PTE_DIRTY	0x10
+#define PFNMAP_TEST_PTE_YOUNG	0x20
+#define PFNMAP_TEST_ANON	0x40	/* the struct page is anonymous memory */
 
 /* What the caller's page table has at addr, without faulting it in. */
 struct pfnmap_test_inspect {
@@ -124,11 +140,23 @@ struct pfnmap_test_inspect {
 	__u64 reserved[2];
 };
 
+/* A page of the object, mapped or not. */
+struct pfnmap_test_page_state {
+	__u64 index;		/* in, page index */
+	__u64 pfn;
+	__u32 flags;		/* PFNMAP_TEST_PFN_VALID */
+	__s32 refcount;		/* of the struct page's folio, if PFN_VALID */
+	__s32 mapcount;
+	__u32 reserved0;
+	__u64 reserved[2];
+};
+
 #define PFNMAP_TEST_CREATE	_IOW('P', 1, struct pfnmap_test_create)
 #define PFNMAP_TEST_SET_METHOD	_IOW('P', 2, struct pfnmap_test_method_arg)
 #define PFNMAP_TEST_MIGRATE	_IOW('P', 3, struct pfnmap_test_migrate)
 #define PFNMAP_TEST_GET_STATS	_IOR('P', 4, struct pfnmap_test_stats)
 #define PFNMAP_TEST_RESET_STATS	_IO('P', 5)
 #define PFNMAP_TEST_INSPECT	_IOWR('P', 6, struct pfnmap_test_inspect)
+#define PFNMAP_TEST_PAGE_STATE	_IOWR('P', 7, struct pfnmap_test_page_state)
 
 #endif /* __PFNMAP_TEST_H */

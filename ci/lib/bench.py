@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 
-METHODS = ("single", "loop", "batch", "iter", "remap")
+METHODS = ("single", "loop", "batch", "iter", "remap", "mixed", "mixedbatch", "mixediter", "sparse")
 PLACES = ("ram", "vram")
 METRICS = ("insert_ns", "fault_ns", "fault1_ns", "munmap_ns", "fork_ns")
 TITLES = {
@@ -32,7 +32,11 @@ GOALS = [
     ("batch of 1 against vmf_insert_pfn", "batch", 1, 1.02, "single", 1, "insert_ns"),
     ("batch of 1 against vmf_insert_pfn", "batch", 1, 1.02, "single", 1, "fault_ns"),
     ("munmap after a batch against after the loop", "batch", 512, 1.02, "loop", 512, "munmap_ns"),
-    ("fork after a batch against after the loop", "batch", 512, 1.02, "loop", 512, "fork_ns"),
+    ("fork after a batch against after the loop", "batch", 512, 1.10, "loop", 512, "fork_ns"),
+    ("munmap of a run against page by page", "batch", 512, 0.5, "sparse", 1, "munmap_ns"),
+    ("fork of a run against page by page", "batch", 512, 0.5, "sparse", 1, "fork_ns"),
+    ("mixed batch of 512 against vmf_insert_mixed", "mixedbatch", 512, 0.25, "mixed", 1, "insert_ns"),
+    ("mixed batch of 1 against vmf_insert_mixed", "mixedbatch", 1, 1.10, "mixed", 1, "insert_ns"),
 ]
 
 
@@ -94,11 +98,12 @@ def goals(rows):
                 lacking = [f"{m} {place} {n} {metric}" for m, n, row in
                            ((method, nr, mine), (other, other_nr, base)) if row is None]
                 yield title, False, f"not measured: {', '.join(lacking)}", factor
-            elif base[1] <= 0 or mine[1] <= 0:
-                yield title, False, f"{number(mine[1])} and {number(base[1])} per page cannot be right", factor
+            elif base[2] <= 0 or mine[2] <= 0:
+                yield title, False, f"{number(mine[2])} and {number(base[2])} per page cannot be right", factor
             else:
-                ratio = mine[1] / base[1]
-                yield title, ratio <= factor, f"{number(mine[1])} / {number(base[1])} = {ratio:.3f}", factor
+                # The least of each: an interrupt can only add to it.
+                ratio = mine[2] / base[2]
+                yield title, ratio <= factor, f"{number(mine[2])} / {number(base[2])} = {ratio:.3f}", factor
 
 
 def markdown(rows, notes):

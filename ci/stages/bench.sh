@@ -78,11 +78,13 @@ fi
 
 dir=$OUT/test/$arch-bench
 mkdir -p "$dir"
-cat >"$dir/job" <<END
-modprobe pfnmap_test || exit 1
-cd /ksft/mm || exit 1
-exec ./pfnmap_bench${pages:+ -p $pages}${reps:+ -r $reps}
-END
+args=${pages:+ -p $pages}${reps:+ -r $reps}
+if [[ $GUEST == small ]]; then
+	# for ci/guest/run.c
+	printf '%s\n' 'category bench' 'load pfnmap_test' "program pfnmap_bench$args" 'end bench' >"$dir/job"
+else
+	printf '%s\n' 'modprobe pfnmap_test || exit 1' 'cd /ksft/mm || exit 1' "exec ./pfnmap_bench$args" >"$dir/job"
+fi
 guest_need
 # Another processor would only take turns with this one, and add interrupts to what is measured.
 GUEST_SMP=1 GUEST_ACCEL=tcg,thread=single GUEST_EXTRA=(-icount shift=0)

@@ -17,6 +17,9 @@
  *   munmap_ns	unmap the pages, per page
  *   fork_ns	fork a child that exits, and wait for it: how much longer it
  *		takes with the mapping than without, per page
+ *
+ * "sparse" has every other page mapped, one by one. So no two PTEs can be dealt
+ * with at once in munmap and fork; their time is per page that is mapped.
  */
 #define __SANE_USERSPACE_TYPES__ // Use ll64
 #include <err.h>
@@ -61,6 +64,20 @@ static const char * const methods[PFNMAP_TEST_NR_METHODS] = {
 	[PFNMAP_TEST_BATCH] = "batch",
 	[PFNMAP_TEST_ITER] = "iter",
 	[PFNMAP_TEST_REMAP] = "remap",
+	[PFNMAP_TEST_MIXED] = "mixed",
+	[PFNMAP_TEST_MIXED_BATCH] = "mixedbatch",
+	[PFNMAP_TEST_MIXED_ITER] = "mixediter",
+};
+
+static const bool is_mixed[PFNMAP_TEST_NR_METHODS] = {
+	[PFNMAP_TEST_MIXED] = true,
+	[PFNMAP_TEST_MIXED_BATCH] = true,
+	[PFNMAP_TEST_MIXED_ITER] = true,
+};
+
+static const bool is_single[PFNMAP_TEST_NR_METHODS] = {
+	[PFNMAP_TEST_SINGLE] = true,
+	[PFNMAP_TEST_MIXED] = true,
 };
 
 static const char * const places[] = {
@@ -203,6 +220,47 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static void print_metric(const char *method, int place, unsigned long window,
+			 enum metric m, unsigned long reps)
+{
+	double *s = samples[m];
+
+	qsort(s, reps, sizeof(*s), compare);
+	printf("%s\t%s\t%lu\t%s\t%lu\t%.2f\t%.2f\t%.2f\n", method,
+	       places[place], window, metrics[m], reps,
+	       (s[(reps - 1) / 2] + s[reps / 2]) / 2, s[0], s[reps - 1]);
+}
+
+static void run_sparse(int fd, int place, unsigned long pages,
+		       unsigned long reps)
+{
+	const struct pfnmap_test_method_arg arg = {
+		.method = PFNMAP_TEST_SINGLE,
+		.window = 1,
+	};
+	double start, fork_ns;
+	unsigned long rep;
+
+	if (ioctl(fd, PFNMAP_TEST_SET_METHOD, &arg))
+		err(EXIT_FAILURE, "PFNMAP_TEST_SET_METHOD");
+
+	for (rep = 0; rep < reps; rep++) {
+		fork_ns = time_fork();
+
+		map_pages(fd, 0, pages);
+		touch_pages(pages, 2);
+		samples[FORK][rep] = (time_fork() - fork_ns) / (pages / 2);
+
+		start = now();
+		unmap_pages(pages);
+		samples[MUNMAP][rep] = (now() - start) / (pages / 2);
+	}
+
+	print_metric("sparse", place, 1, MUNMAP, reps);
+	print_metric("sparse", place, 1, FORK, reps);
+	fflush(stdout);
+}
+
 static void run(int fd, int place, int method, unsigned long window,
 		unsigned long pages, unsigned long reps)
 {
@@ -223,20 +281,19 @@ static void run(int fd, int place, int method, unsigned long window,
 			run_fault(fd, pages, window, rep);
 	}
 
-	for (m = 0; m < NR_METRICS; m++) {
-		double *s = samples[m];
-
-		qsort(s, reps, sizeof(*s), compare);
-		printf("%s\t%s\t%lu\t%s\t%lu\t%.2f\t%.2f\t%.2f\n",
-		       methods[method], places[place], window, metrics[m], reps,
-		       (s[(reps - 1) / 2] + s[reps / 2]) / 2, s[0], s[reps - 1]);
-	}
+	for (m = 0; m < NR_METRICS; m++)
+		print_metric(methods[method], place, window, m, reps);
 	fflush(stdout);
 }
 
-static void run_place(int place, unsigned long pages, unsigned long reps)
+static void run_object(int place, bool mixed, unsigned long pages,
+		       unsigned long reps)
 {
-	struct pfnmap_test_create create = { .place = place };
+	struct pfnmap_test_create create = {
+		.nr_pages = pages,
+		.place = place,
+		.flags = mixed ? PFNMAP_TEST_MIXEDMAP : 0,
+	};
 	struct pfnmap_test_stats stats;
 	unsigned int w;
 	int fd, method;
@@ -255,15 +312,20 @@ static void run_place(int place, unsigned long pages, unsigned long reps)
 			close(fd);
 			return;
 		}
+		create.nr_pages = pages;
 	}
 
-	create.nr_pages = pages;
 	if (ioctl(fd, PFNMAP_TEST_CREATE, &create))
 		err(EXIT_FAILURE, "PFNMAP_TEST_CREATE");
 
+	if (!mixed)
+		run_sparse(fd, place, pages, reps);
+
 	for (method = 0; method < PFNMAP_TEST_NR_METHODS; method++) {
+		if (!methods[method] || is_mixed[method] != mixed)
+			continue;
 		for (w = 0; w < ARRAY_SIZE(windows); w++) {
-			if (method == PFNMAP_TEST_SINGLE && windows[w] > 1)
+			if (is_single[method] && windows[w] > 1)
 				break;
 			run(fd, place, method, windows[w], pages, reps);
 		}
@@ -322,8 +384,10 @@ int main(int argc, char **argv)
 	memset(samples, 0, sizeof(samples));
 
 	printf("method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n");
-	run_place(PFNMAP_TEST_RAM, pages, reps);
-	run_place(PFNMAP_TEST_VRAM, pages, reps);
+	run_object(PFNMAP_TEST_RAM, false, pages, reps);
+	run_object(PFNMAP_TEST_RAM, true, pages, reps);
+	run_object(PFNMAP_TEST_VRAM, false, pages, reps);
+	run_object(PFNMAP_TEST_VRAM, true, pages, reps);
 
 	return EXIT_SUCCESS;
 }
