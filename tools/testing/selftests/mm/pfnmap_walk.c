@@ -1827,9 +1827,12 @@ int main(int argc, char **argv)
 		leave_out("compact", "no " COMPACT);
 	if (access(NUMA_MAPS, F_OK))
 		leave_out("numa_maps", "no " NUMA_MAPS);
-	if (mems_allowed(mask)) {
-		leave_out("move_pages", "no NUMA");
-		leave_out("mbind", "no NUMA");
+	/* Of no pages, only to see whether it is there */
+	if (mems_allowed(mask) ||
+	    (syscall(SYS_move_pages, 0, 0, NULL, NULL, NULL, 0) &&
+	     errno == ENOSYS)) {
+		leave_out("move_pages", "no CONFIG_NUMA_MIGRATION");
+		leave_out("mbind", "no CONFIG_NUMA_MIGRATION");
 	}
 
 	return test_harness_run(argc, argv);
