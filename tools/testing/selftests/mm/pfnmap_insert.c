@@ -34,15 +34,11 @@
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
-#include "mm/pfnmap_test.h"
-#include "vm_util.h"
+#include "pfnmap_util.h"
 
 /* Debugging kernels are slow, in emulators the more so. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
-
-#define DEVICE		"/dev/pfnmap_test"
-#define FAIL_PAGE_ALLOC	"/sys/kernel/debug/fail_page_alloc/"
 
 /* Of the tests; each has three to five page tables of 512 pages for its own. */
 #define AREA_TABLES	5UL
@@ -60,87 +56,6 @@ static unsigned long table_size(void)
 	return table_pages() * psize();
 }
 
-static uint64_t load(const char *addr)
-{
-	return FORCE_READ(*(const uint64_t *)addr);
-}
-
-static void store(char *addr, uint64_t val)
-{
-	*(volatile uint64_t *)addr = val;
-}
-
-/*
- * Accesses that may be answered by a signal. Any other access that gets a
- * SIGBUS or SIGSEGV terminates the test.
- */
-static __thread sigjmp_buf access_env;
-static __thread volatile sig_atomic_t access_expected;
-
-static void signal_handler(int sig)
-{
-	if (!access_expected) {
-		signal(sig, SIG_DFL);
-		return;
-	}
-	siglongjmp(access_env, sig);
-}
-
-static int install_handler(void)
-{
-	/* SA_NODEFER: the signal mask need not be restored */
-	const struct sigaction action = {
-		.sa_handler = signal_handler,
-		.sa_flags = SA_NODEFER,
-	};
-
-	if (sigaction(SIGBUS, &action, NULL))
-		return -1;
-	return sigaction(SIGSEGV, &action, NULL);
-}
-
-/* Return the signal that the access gets, or 0. */
-static int try_load(const char *addr, uint64_t *val)
-{
-	int sig;
-
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		*val = load(addr);
-	}
-	access_expected = 0;
-	return sig;
-}
-
-static int try_store(char *addr, uint64_t val)
-{
-	int sig;
-
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		store(addr, val);
-	}
-	access_expected = 0;
-	return sig;
-}
-
-static int touch(const char *addr)
-{
-	uint64_t val;
-
-	return try_load(addr, &val);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
-}
-
 /* What a test works with. */
 struct dev {
 	int fd;
@@ -150,18 +65,6 @@ struct dev {
 	size_t area_size;
 	unsigned long nr;		/* pages of the object */
 };
-
-static int do_create(int fd, uint64_t nr, unsigned int place,
-		     unsigned int flags)
-{
-	struct pfnmap_test_create arg = {
-		.nr_pages = nr,
-		.place = place,
-		.flags = flags,
-	};
-
-	return ioctl(fd, PFNMAP_TEST_CREATE, &arg);
-}
 
 static int do_method(int fd, unsigned int method, unsigned long window,
 		     bool unclamped, unsigned int misuse)
@@ -174,17 +77,6 @@ static int do_method(int fd, unsigned int method, unsigned long window,
 	};
 
 	return ioctl(fd, PFNMAP_TEST_SET_METHOD, &arg);
-}
-
-static int do_migrate(int fd, uint64_t first, uint64_t nr, unsigned int place)
-{
-	struct pfnmap_test_migrate arg = {
-		.first = first,
-		.nr = nr,
-		.place = place,
-	};
-
-	return ioctl(fd, PFNMAP_TEST_MIGRATE, &arg);
 }
 
 static void setup_dev(struct __test_metadata *_metadata, struct dev *dev)
@@ -296,15 +188,6 @@ static void unmap(struct __test_metadata *_metadata, char *addr,
 {
 	ASSERT_EQ(mmap(addr, nr * psize(), PROT_NONE, MAP_ANON | MAP_PRIVATE |
 		       MAP_NORESERVE | MAP_FIXED, -1, 0), addr);
-}
-
-static bool header_ok(const char *page, uint64_t index, uint64_t generation)
-{
-	const struct pfnmap_test_page *header = (const void *)page;
-
-	return FORCE_READ(header->magic) == PFNMAP_TEST_MAGIC &&
-	       FORCE_READ(header->index) == index &&
-	       FORCE_READ(header->generation) == generation;
 }
 
 static bool headers_ok(const char *addr, unsigned long first, unsigned long nr,
@@ -1225,24 +1108,6 @@ FIXTURE_TEARDOWN(rules)
 	teardown_dev(_metadata, &self->dev);
 }
 
-/* The value of a field of /proc/self/status in kB. */
-static long status_kb(const char *field)
-{
-	char line[256];
-	long kb = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/status", "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (!strncmp(line, field, strlen(field)))
-			kb = strtol(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return kb;
-}
-
 /* A field of the VMA that starts at @addr, from /proc/self/smaps. */
 static bool smaps_field(const char *addr, const char *field, char *buf,
 			size_t size)
@@ -1397,30 +1262,6 @@ TEST_F(rules, pagemap)
 				  inspect(_metadata, dev, addr).pfn);
 	}
 	close(pagemap);
-}
-
-/* An unlinked file in the working directory, with a page of data. */
-static int temp_file(int flags)
-{
-	char name[] = "pfnmap_insert.XXXXXX";
-	void *buf = NULL;
-	int fd;
-
-	fd = mkostemp(name, flags);
-	if (fd < 0)
-		return -errno;
-	unlink(name);
-	if (posix_memalign(&buf, psize(), psize()))
-		goto fail;
-	memset(buf, 0x5a, psize());
-	if (pwrite(fd, buf, psize(), 0) != psize())
-		goto fail;
-	free(buf);
-	return fd;
-fail:
-	free(buf);
-	close(fd);
-	return -EIO;
 }
 
 /* get_user_pages() refuses the pages, and does not even fault them in. */
@@ -2240,66 +2081,6 @@ FIXTURE_VARIANT_ADD(oom, iter)
 	.method = PFNMAP_TEST_ITER,
 	.place = PFNMAP_TEST_RAM,
 };
-
-/* Only fail-nth makes allocations fail, those of page tables included. */
-static const struct {
-	const char *name;
-	const char *value;
-} fail_settings[] = {
-	{ "probability", "0" },
-	{ "verbose", "0" },
-	{ "min-order", "0" },
-	{ "ignore-gfp-wait", "N" },
-	{ "ignore-gfp-highmem", "N" },
-	{ "task-filter", "N" },
-	{ "times", "-1" },
-};
-
-static int fail_setting(const char *name, int flags)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), FAIL_PAGE_ALLOC "%s", name);
-	return open(path, flags);
-}
-
-static char fail_saved[ARRAY_SIZE(fail_settings)][32];
-
-static void restore_fail_settings(void)
-{
-	unsigned int i;
-	int fd;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		if (!fail_saved[i][0])
-			continue;
-		fd = fail_setting(fail_settings[i].name, O_WRONLY);
-		if (fd < 0)
-			continue;
-		if (write(fd, fail_saved[i], strlen(fail_saved[i])) < 0)
-			ksft_print_msg("%s not restored\n",
-				       fail_settings[i].name);
-		close(fd);
-	}
-}
-
-static void change_fail_settings(struct __test_metadata *_metadata)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		const char *value = fail_settings[i].value;
-		int fd = fail_setting(fail_settings[i].name, O_RDWR);
-
-		ASSERT_GE(fd, 0) {
-			TH_LOG("%s: %s; is CONFIG_FAIL_PAGE_ALLOC set, debugfs mounted?",
-			       fail_settings[i].name, strerror(errno));
-		}
-		ASSERT_GT(read(fd, fail_saved[i], sizeof(fail_saved[i]) - 1), 0);
-		ASSERT_EQ(write(fd, value, strlen(value)), strlen(value));
-		close(fd);
-	}
-}
 
 FIXTURE_SETUP(oom)
 {

@@ -39,15 +39,11 @@
 #include <sys/wait.h>
 
 #include "kselftest_harness.h"
-#include "mm/pfnmap_test.h"
-#include "vm_util.h"
+#include "pfnmap_util.h"
 
 /* Debugging kernels are slow, in emulators the more so. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
-
-#define DEVICE		"/dev/pfnmap_test"
-#define FAIL_PAGE_ALLOC	"/sys/kernel/debug/fail_page_alloc/"
 
 #define AREA_PAGES	(8 * (table_pages() > 512 ? table_pages() : 512))
 
@@ -73,92 +69,6 @@ static unsigned long table_size(void)
 static unsigned long kb(unsigned long pages)
 {
 	return pages * (psize() / 1024);
-}
-
-static uint64_t load(const char *addr)
-{
-	return FORCE_READ(*(const uint64_t *)addr);
-}
-
-static void store(char *addr, uint64_t val)
-{
-	*(volatile uint64_t *)addr = val;
-}
-
-/*
- * Accesses that may be answered by a signal. Any other access that gets a
- * SIGBUS or SIGSEGV terminates the test.
- */
-static __thread sigjmp_buf access_env;
-static __thread uint64_t access_val;
-static __thread volatile sig_atomic_t access_expected;
-
-static void signal_handler(int sig)
-{
-	if (!access_expected) {
-		signal(sig, SIG_DFL);
-		return;
-	}
-	siglongjmp(access_env, sig);
-}
-
-static int install_handler(void)
-{
-	/* SA_NODEFER: the signal mask need not be restored */
-	const struct sigaction action = {
-		.sa_handler = signal_handler,
-		.sa_flags = SA_NODEFER,
-	};
-
-	signal(SIGPIPE, SIG_IGN);
-	if (sigaction(SIGBUS, &action, NULL))
-		return -1;
-	return sigaction(SIGSEGV, &action, NULL);
-}
-
-/* Return the signal that the access gets, or 0. */
-static int touch(const char *addr)
-{
-	int sig;
-
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		access_val = load(addr);
-	}
-	access_expected = 0;
-	return sig;
-}
-
-static int try_load(const char *addr, uint64_t *val)
-{
-	int sig = touch(addr);
-
-	if (!sig)
-		*val = access_val;
-	return sig;
-}
-
-static int try_store(char *addr, uint64_t val)
-{
-	int sig;
-
-	access_val = val;
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		store(addr, access_val);
-	}
-	access_expected = 0;
-	return sig;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
 /* Of many pages, those at both ends and some between. */
@@ -201,18 +111,6 @@ static char *page_at(const struct mapping *mapping, unsigned long index)
 	return mapping->addr + (index - mapping->first) * psize();
 }
 
-static int do_create(int fd, uint64_t nr, unsigned int place,
-		     unsigned int flags)
-{
-	struct pfnmap_test_create arg = {
-		.nr_pages = nr,
-		.place = place,
-		.flags = flags,
-	};
-
-	return ioctl(fd, PFNMAP_TEST_CREATE, &arg);
-}
-
 static int do_method(int fd, unsigned int method, unsigned long window,
 		     bool unclamped, unsigned int misuse, unsigned int page)
 {
@@ -227,22 +125,12 @@ static int do_method(int fd, unsigned int method, unsigned long window,
 	return ioctl(fd, PFNMAP_TEST_SET_METHOD, &arg);
 }
 
-static int do_migrate(int fd, uint64_t first, uint64_t nr, unsigned int place)
-{
-	struct pfnmap_test_migrate arg = {
-		.first = first,
-		.nr = nr,
-		.place = place,
-	};
-
-	return ioctl(fd, PFNMAP_TEST_MIGRATE, &arg);
-}
-
 static void setup_dev(struct __test_metadata *_metadata, struct dev *dev)
 {
 	size_t align = 4 * table_size();
 	char *area;
 
+	signal(SIGPIPE, SIG_IGN);
 	ASSERT_EQ(install_handler(), 0);
 
 	dev->observer = open(DEVICE, O_RDWR);
@@ -402,15 +290,6 @@ static void unmap(struct __test_metadata *_metadata, char *addr,
 {
 	ASSERT_TRUE(map_fixed(addr, nr, PROT_NONE, MAP_ANON | MAP_PRIVATE |
 			      MAP_NORESERVE, -1, 0));
-}
-
-static bool header_ok(const char *page, uint64_t index, uint64_t generation)
-{
-	const struct pfnmap_test_page *header = (const void *)page;
-
-	return FORCE_READ(header->magic) == PFNMAP_TEST_MAGIC &&
-	       FORCE_READ(header->index) == index &&
-	       FORCE_READ(header->generation) == generation;
 }
 
 static bool headers_ok(const struct mapping *mapping, unsigned long lo,
@@ -643,24 +522,6 @@ static bool mapped_ok(const struct dev *dev, const struct mapping *mapping,
 	}
 }
 
-/* The value of a field of /proc/self/status in kB. */
-static long status_kb(const char *field)
-{
-	char line[256];
-	long val = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/status", "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (!strncmp(line, field, strlen(field)))
-			val = strtol(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return val;
-}
-
 /* The same of the VMA that starts at @addr, from /proc/self/smaps. */
 static long smaps_kb(const char *addr, const char *field)
 {
@@ -743,30 +604,6 @@ static int wait_child(const struct child *child)
 	if (waitpid(child->pid, &status, 0) != child->pid || !WIFEXITED(status))
 		return -1;
 	return WEXITSTATUS(status);
-}
-
-/* An unlinked file in the working directory, with a page of 0x5a. */
-static int temp_file(int flags)
-{
-	char name[] = "pfnmap_mixed.XXXXXX";
-	void *buf = NULL;
-	int fd;
-
-	fd = mkostemp(name, flags);
-	if (fd < 0)
-		return -errno;
-	unlink(name);
-	if (posix_memalign(&buf, psize(), psize()))
-		goto fail;
-	memset(buf, 0x5a, psize());
-	if (pwrite(fd, buf, psize(), 0) != psize())
-		goto fail;
-	free(buf);
-	return fd;
-fail:
-	free(buf);
-	close(fd);
-	return -EIO;
 }
 
 static ssize_t vm_readv(pid_t pid, char *addr, uint64_t *val)
@@ -3243,66 +3080,6 @@ FIXTURE_VARIANT_ADD(oom, single) { KIND(MIXED, RAM, NO_IO) };
 FIXTURE_VARIANT_ADD(oom, batch) { KIND(MIXED_BATCH, RAM, NO_IO) };
 FIXTURE_VARIANT_ADD(oom, iter) { KIND(MIXED_ITER, RAM, NO_IO | ALTERNATE) };
 FIXTURE_VARIANT_ADD(oom, pages) { KIND(PAGES, RAM, NO_IO) };
-
-/* Only fail-nth makes allocations fail, those of page tables included. */
-static const struct {
-	const char *name;
-	const char *value;
-} fail_settings[] = {
-	{ "probability", "0" },
-	{ "verbose", "0" },
-	{ "min-order", "0" },
-	{ "ignore-gfp-wait", "N" },
-	{ "ignore-gfp-highmem", "N" },
-	{ "task-filter", "N" },
-	{ "times", "-1" },
-};
-
-static char fail_saved[ARRAY_SIZE(fail_settings)][32];
-
-static int fail_setting(const char *name, int flags)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), FAIL_PAGE_ALLOC "%s", name);
-	return open(path, flags);
-}
-
-static void restore_fail_settings(void)
-{
-	unsigned int i;
-	int fd;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		if (!fail_saved[i][0])
-			continue;
-		fd = fail_setting(fail_settings[i].name, O_WRONLY);
-		if (fd < 0)
-			continue;
-		if (write(fd, fail_saved[i], strlen(fail_saved[i])) < 0)
-			ksft_print_msg("%s not restored\n",
-				       fail_settings[i].name);
-		close(fd);
-	}
-}
-
-static void change_fail_settings(struct __test_metadata *_metadata)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		const char *value = fail_settings[i].value;
-		int fd = fail_setting(fail_settings[i].name, O_RDWR);
-
-		ASSERT_GE(fd, 0) {
-			TH_LOG("%s: %s; is CONFIG_FAIL_PAGE_ALLOC set, debugfs mounted?",
-			       fail_settings[i].name, strerror(errno));
-		}
-		ASSERT_GT(read(fd, fail_saved[i], sizeof(fail_saved[i]) - 1), 0);
-		ASSERT_EQ(write(fd, value, strlen(value)), strlen(value));
-		close(fd);
-	}
-}
 
 /* The nth allocation from now on is to fail, or none. */
 static void fail_nth(struct __test_metadata *_metadata, int fd, unsigned int n)

@@ -37,14 +37,12 @@
 
 #include "kselftest_harness.h"
 #include "lib/test_hmm_uapi.h"
-#include "mm/pfnmap_test.h"
-#include "vm_util.h"
+#include "pfnmap_util.h"
 
 /* Debugging kernels are slow, in emulators the more so. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
 
-#define DEVICE		"/dev/pfnmap_test"
 #define HMM_DEVICE	"/dev/hmm_dmirror0"
 #define COMPACT		"/proc/sys/vm/compact_memory"
 #define NUMA_MAPS	"/proc/self/numa_maps"
@@ -94,74 +92,6 @@ static unsigned long table_size(void)
 static long kb(unsigned long pages)
 {
 	return pages * (psize() / 1024);
-}
-
-static uint64_t load(const char *addr)
-{
-	return FORCE_READ(*(const uint64_t *)addr);
-}
-
-static void store(char *addr, uint64_t val)
-{
-	*(volatile uint64_t *)addr = val;
-}
-
-/*
- * Accesses that may be answered by a signal. Any other access that gets a
- * SIGBUS or SIGSEGV terminates the test.
- */
-static __thread sigjmp_buf access_env;
-static __thread uint64_t access_val;
-static __thread volatile sig_atomic_t access_expected;
-
-static void signal_handler(int sig)
-{
-	if (!access_expected) {
-		signal(sig, SIG_DFL);
-		return;
-	}
-	siglongjmp(access_env, sig);
-}
-
-static int install_handler(void)
-{
-	/* SA_NODEFER: the signal mask need not be restored */
-	const struct sigaction action = {
-		.sa_handler = signal_handler,
-		.sa_flags = SA_NODEFER,
-	};
-
-	if (sigaction(SIGBUS, &action, NULL))
-		return -1;
-	return sigaction(SIGSEGV, &action, NULL);
-}
-
-/* Return the signal that the access gets, or 0. */
-static int try_load(const char *addr)
-{
-	int sig;
-
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		access_val = load(addr);
-	}
-	access_expected = 0;
-	return sig;
-}
-
-static int try_store(char *addr, uint64_t val)
-{
-	int sig;
-
-	access_val = val;
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		store(addr, access_val);
-	}
-	access_expected = 0;
-	return sig;
 }
 
 /* What a test works with: a mapping of the object's pages from 0 up to @nr. */
@@ -1148,7 +1078,7 @@ TEST_F(walk, mprotect)
 	check_ptes(_metadata, run, 0, write, "PROT_NONE");
 	check_rss(_metadata, run, "PROT_NONE");
 	for (i = 0; i < ARRAY_SIZE(samples); i++) {
-		ASSERT_EQ(try_load(page_at(run, samples[i])), SIGSEGV);
+		ASSERT_EQ(touch(page_at(run, samples[i])), SIGSEGV);
 		ASSERT_EQ(try_store(page_at(run, samples[i]) + 64, 1), SIGSEGV);
 		check_counts(_metadata, run, samples[i], 1, "PROT_NONE");
 	}
@@ -1169,7 +1099,7 @@ TEST_F(walk, mprotect)
 	}
 	ASSERT_EQ(mprotect(part, part_size, PROT_NONE), 0);
 	for (i = 0; i < NR; i++)
-		ASSERT_EQ(try_load(page_at(run, i)),
+		ASSERT_EQ(touch(page_at(run, i)),
 			  i < PART || i >= PART_END ? 0 : SIGSEGV);
 	ASSERT_EQ(mprotect(part, part_size, PROT_READ | PROT_WRITE), 0);
 	/* Those outside of it have been stored to. */
@@ -1220,7 +1150,7 @@ TEST_F(walk, prot_none_unprivileged)
 			    pte.pfn != run->saved[i].pfn)
 				_exit(3);
 		}
-		if (none && try_load(run->addr) != SIGSEGV)
+		if (none && touch(run->addr) != SIGSEGV)
 			_exit(4);
 		if (mprotect(run->addr, NR * psize(), PROT_READ | PROT_WRITE))
 			_exit(5);
@@ -1242,7 +1172,7 @@ TEST_F(walk, mremap)
 	unsigned long i;
 
 	ASSERT_TRUE(move(part, PART_NR, to));
-	ASSERT_EQ(try_load(part), SIGSEGV);
+	ASSERT_EQ(touch(part), SIGSEGV);
 	check_present(_metadata, run, to, PART_NR, PART_NR);
 	ASSERT_TRUE(contents_ok(to, PART, PART_NR));
 	ASSERT_EQ(smaps_sum(to, PART_NR, "Rss:"),
@@ -1255,14 +1185,14 @@ TEST_F(walk, mremap)
 	ASSERT_TRUE(move(part, PART_NR, to + PART * psize()));
 	ASSERT_TRUE(move(page_at(run, PART_END), NR - PART_END,
 			 to + PART_END * psize()));
-	ASSERT_EQ(try_load(old), SIGSEGV);
+	ASSERT_EQ(touch(old), SIGSEGV);
 	run->addr = to;
 	check(_metadata, run, "all");
 
 	/* What is cut off is unmapped. */
 	part = page_at(run, PART_END);
 	ASSERT_TRUE(mremap(part, rest, rest - 10 * psize(), 0) == part);
-	ASSERT_EQ(try_load(page_at(run, NR - 10)), SIGSEGV);
+	ASSERT_EQ(touch(page_at(run, NR - 10)), SIGSEGV);
 	run->nr = NR - 10;
 	check(_metadata, run, "shrunk");
 	check_counts(_metadata, run, NR - 1, 0, "shrunk");
@@ -1333,7 +1263,7 @@ TEST_F(walk, mremap_copy)
 		ret = mremap(to, size, size + psize(), MREMAP_MAYMOVE |
 			     MREMAP_FIXED, run->addr);
 		ASSERT_TRUE(ret == run->addr);
-		ASSERT_EQ(try_load(page_at(run, NR)), SIGBUS);
+		ASSERT_EQ(touch(page_at(run, NR)), SIGBUS);
 		ASSERT_EQ(munmap(page_at(run, NR), psize()), 0);
 		ASSERT_TRUE(contents_ok(run->addr, 0, NR));
 		store(page_at(run, NR - 2) + 64, mark(NR - 2));
