@@ -13,7 +13,7 @@ last line, what became of all tests: "N passed, N failed, N skipped".
   --no-check     without check
   --full         also the tests of the harness itself; variants normal and debug; architecture arm, too, normal
   --arches       also the other architectures of ci/configs/arch/, in variant normal
-  --each         also build what each patch touches after that patch
+  --each         coccicheck after each patch; also build what each patch touches after that patch
   --linux DIR    for the stage tree
   --onto newest  for the stages tree and apply
 END
@@ -90,7 +90,7 @@ fi
 step tree run tree "${tree_args[@]}" || finish
 step apply run apply "${apply_args[@]}" || finish
 if [[ -n $full ]]; then step "harness" bash "$TOP/ci/lib/selftest.sh" || true; fi
-if [[ -n $check ]]; then step check run check || true; fi
+if [[ -n $check ]]; then step check run check ${each:+--each} || true; fi
 if [[ -n $each ]]; then step "build --each" run build --each || true; fi
 
 # boot ARCH VARIANT...: what is not built is not tested, and counts as skipped where the build was.

@@ -11,7 +11,7 @@ set -euo pipefail
 
 usage() {
 	cat <<'END'
-usage: ci/run check [--only KIND[,KIND]...] [--config FILE] [--no-cache]
+usage: ci/run check [--only KIND[,KIND]...] [--each] [--config FILE] [--no-cache]
 
 Static checks; TAP on stdout, one point per check and patch.
 
@@ -22,15 +22,16 @@ Static checks; TAP on stdout, one point per check and patch.
   kdoc        kernel-doc    }
   w1          make W=1      }  on the files that a patch touches: lines that its parent does not give
   sparse      make C=2      }
-  cocci       coccicheck    }
+  cocci       coccicheck, the same for the files of each topic: it takes half a minute for a file like mm/memory.c
 
   --only      only these kinds
+  --each      coccicheck for each patch
   --config    a .config for w1 and sparse, instead of what the build stage makes for x86_64
   --no-cache  forget earlier outputs of the tools
 END
 }
 
-kinds='series checkpatch maintainers kdoc w1 sparse cocci' config='' nocache=''
+kinds='series checkpatch maintainers kdoc w1 sparse cocci' config='' nocache='' each=''
 while (($#)); do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
@@ -40,6 +41,7 @@ while (($#)); do
 		kinds=${2//,/ }
 		shift
 		;;
+	--each) each=1 ;;
 	--config) need_arg "$@"; config=$2; shift ;;
 	--no-cache) nocache=1 ;;
 	*) usage_error "unknown option $1" ;;
@@ -507,15 +509,24 @@ check_cocci() {
 	done < <(cd "$wt/scripts/coccinelle" && find . -name '*.cocci' -printf '%P\n' | sort)
 	local version
 	version="$(spatch --version | head -n 1) $(cd "$wt/scripts/coccinelle" && cat "${cocci_scripts[@]}" | sha256sum)"
+	# Ranges of commits: a patch each, or a topic.
+	local begins=("$base") ends=() names=()
 	for i in "${!commits[@]}"; do
 		e=${entries[i]}
-		mapfile -t files < <(files_of "$i" '\.c$')
+		if [[ -n $each ]]; then
+			names+=("$(short "$e")") ends+=("${commits[i]}") begins+=("${commits[i]}")
+		elif [[ ${entries[i + 1]-} != "${e%/*}/"* ]]; then
+			names+=("${e%/*}") ends+=("${commits[i]}") begins+=("${commits[i]}")
+		fi
+	done
+	for i in "${!names[@]}"; do
+		mapfile -t files < <(kgit diff --name-only --no-renames "${begins[i]}" "${ends[i]}" | grep '\.c$' || true)
 		if ((${#files[@]} == 0)); then
-			tap_skip "coccicheck: $(short "$e")" "no .c file"
+			tap_skip "coccicheck: ${names[i]}" "no .c file"
 			continue
 		fi
 		for side in old new; do
-			commit=$([[ $side == old ]] && parent_of "$i" || printf '%s' "${commits[i]}")
+			commit=$([[ $side == old ]] && printf '%s' "${begins[i]}" || printf '%s' "${ends[i]}")
 			: >"$work/$side"
 			for f in "${files[@]}"; do
 				blob=$(kgit rev-parse -q --verify "$commit:$f") || continue
@@ -526,7 +537,7 @@ check_cocci() {
 		if grep -q ': spatch failed' "$work/new"; then
 			harness_error "spatch cannot run $(grep ': spatch failed' "$work/new" | cut -d: -f1 | sort -u | tr '\n' ' ')(ci/coccinelle.skip?)"
 		fi
-		point "coccicheck: $(short "$e")" "$(new_lines "$work/old" "$work/new")"
+		point "coccicheck: ${names[i]}" "$(new_lines "$work/old" "$work/new")"
 	done
 }
 if ((${#commits[@]})) && wanted cocci; then check_cocci; fi

@@ -219,6 +219,8 @@ bad_patch() {
 @test "check: coccinelle, only what is new" {
 	bad_patch 'printf "void f(int *p)\n{\n\tif (p)\n\t\tkfree(p);\n}\n" >>mm/memory.c'
 	run ci check --only cocci
+	red "not ok 2 - coccicheck: 2-second" "not needed"
+	run ci check --only cocci --each
 	red "not ok 4 - coccicheck: 2-second/0002-mm-bad" "not needed"
 }
 
