@@ -1,4 +1,5 @@
 #!/bin/bash
+# shellcheck disable=SC2030,SC2031,SC2317
 set -euo pipefail
 # shellcheck source=ci/lib/common.sh
 . "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
@@ -60,7 +61,6 @@ step() {
 	if ((rc > worst && rc != E_SKIP)); then worst=$rc; fi
 	return "$rc"
 }
-# shellcheck disable=SC2317
 run() { bash "$TOP/ci/run" "$@"; }
 
 finish() {
@@ -81,7 +81,42 @@ finish() {
 	exit "${1:-0}"
 }
 # An interrupted run has no verdict.
-trap 'printf "\ninterrupted\n" >&2; exit 130' INT TERM
+trap 'printf "\ninterrupted\n" >&2; if [[ -n $lane ]]; then kill -- "-$lane" 2>/dev/null; fi; exit 130' INT TERM
+
+# lane_begin CMD...: steps beside those that follow, with results of their own. A guest leaves part of the
+# machine to others. lane_end: their output, steps and points, as if they had come after the others.
+lane='' lane_dir=$OUT/lane
+lane_begin() {
+	rm -rf "$lane_dir"
+	mkdir -p "$lane_dir/results"
+	set -m
+	(
+		set +m
+		export RESULTS=$lane_dir/results
+		steps=() worst=0 steps_tap=$lane_dir/steps.tap
+		: >"$steps_tap"
+		"$@"
+		printf '%s\n' "${steps[@]}" >"$lane_dir/steps"
+		echo "$worst" >"$lane_dir/worst"
+	) >"$lane_dir/log" 2>&1 </dev/null &
+	lane=$!
+	set +m
+}
+lane_end() {
+	local line w=$E_HARNESS
+	wait "$lane" || true
+	lane=''
+	cat "$lane_dir/log"
+	find "$lane_dir/results" -name '*.tap' -exec mv -t "$RESULTS" {} +
+	cat "$lane_dir/steps.tap" >>"$steps_tap"
+	if [[ -s $lane_dir/worst ]]; then
+		w=$(<"$lane_dir/worst")
+		while IFS= read -r line; do steps+=("$line"); done <"$lane_dir/steps"
+	else
+		echo "not ok - the steps beside others ended early" >>"$steps_tap"
+	fi
+	if ((w > worst)); then worst=$w; fi
+}
 
 if ! step deps run deps; then
 	if ((worst == 0)); then finish "$E_SKIP"; fi
@@ -106,25 +141,28 @@ boot() {
 		esac
 	done
 }
-variants=(normal) others=()
-if [[ -n $full ]]; then
-	variants+=(debug)
-	others+=(arm)
-fi
+others=()
+if [[ -n $full ]]; then others+=(arm); fi
 if [[ -n $every_arch ]]; then
 	for f in "$TOP"/ci/configs/arch/*.facts; do
 		a=$(basename "$f" .facts)
 		if [[ $a != x86_64 && " ${others[*]} " != *" $a "* ]]; then others+=("$a"); fi
 	done
 fi
-boot x86_64 "${variants[@]}"
-for a in "${others[@]}"; do
-	step "deps $a" run deps --optional --arch "$a" || true
-	case $a in
-	# The debug variant as well, but for its ten minutes.
-	arm) if [[ -n $every_arch ]]; then boot "$a" "${variants[@]}"; else boot "$a" normal; fi ;;
-	*) boot "$a" normal ;;
-	esac
-done
+boot_others() {
+	local a
+	for a in "${others[@]}"; do
+		step "deps $a" run deps --optional --arch "$a" || true
+		case $a in
+		# The debug variant as well, but for its ten minutes.
+		arm) if [[ -n $every_arch ]]; then boot "$a" normal debug; else boot "$a" normal; fi ;;
+		*) boot "$a" normal ;;
+		esac
+	done
+}
+boot x86_64 normal
+if ((${#others[@]})); then lane_begin boot_others; fi
+if [[ -n $full ]]; then boot x86_64 debug; fi
+if ((${#others[@]})); then lane_end; fi
 if [[ -n $full ]]; then step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; fi
 finish

@@ -144,6 +144,23 @@ all() { bash "$T/repo/ci/run" all "$@"; }
 	[[ $status -eq 2 && ${lines[-1]} == "2 passed, 1 failed, 0 skipped" ]]
 }
 
+@test "all: other architectures run beside the debug variant, and count" {
+	stub_all
+	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "in $2 $4"'
+	mkdir -p "$T/repo/ci/lib"
+	printf '. "$TOP/ci/lib/common.sh"; tap_begin "self${1-}"; tap_ok one; tap_end\n' >"$T/repo/ci/lib/selftest.sh"
+	run all --full
+	echo "$output"
+	[[ $status -eq 0 && $output == *"in arm normal"*"test arm normal "*"pass"* ]]
+	[[ -s $OUT/results/test-arm-normal.tap && -s $OUT/results/test-x86_64-debug.tap ]]
+	stub test '. "$TOP/ci/lib/common.sh"; [[ $2 != arm ]] || exit 2'
+	run all --full
+	[[ $status -eq 2 && $output == *"not ok"*"test arm normal"*"exit status 2"* ]]
+	stub test '. "$TOP/ci/lib/common.sh"; [[ $2 != arm ]] || kill -9 0'
+	run all --full
+	[[ $status -ne 0 ]]
+}
+
 @test "all: missing packages are status 4" {
 	stub_all
 	stub deps 'echo the line; exit 4'
