@@ -36,6 +36,7 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
+#include <linux/iosys-map.h>
 #include <linux/ktime.h>
 #include <linux/log2.h>
 #include <linux/miscdevice.h>
@@ -52,6 +53,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/vmalloc.h>
 
 #include "pfnmap_test.h"
 
@@ -78,8 +80,8 @@ struct pfnmap_test_vram {
 	unsigned long pfn;		/* the first one */
 	unsigned long nr;		/* number of pages, 0: no vram */
 	unsigned long split;		/* first page with @upper's cache mode */
-	void __iomem *lower;		/* mapping of what is below @split: WC */
-	void __iomem *upper;		/* mapping of the rest: uncached */
+	struct iosys_map lower;		/* mapping of what is below @split: WC */
+	struct iosys_map upper;		/* mapping of the rest: uncached */
 	struct pci_dev *pdev;		/* whose memory it is, or NULL */
 	struct mutex lock;		/* for the members below */
 	unsigned long *used;		/* allocation bitmap */
@@ -183,31 +185,41 @@ static bool pfnmap_test_is_place(unsigned long pfn, unsigned int place)
 	return pfnmap_test_is_vram(pfn) == (place == PFNMAP_TEST_VRAM);
 }
 
-static void __iomem *pfnmap_test_vram_addr(unsigned long pfn)
+static struct iosys_map pfnmap_test_vram_addr(unsigned long pfn)
 {
 	unsigned long n = pfn - vram.pfn;
+	struct iosys_map map = vram.lower;
 
-	if (n < vram.split)
-		return vram.lower + (n << PAGE_SHIFT);
+	if (n >= vram.split) {
+		map = vram.upper;
+		n -= vram.split;
+	}
+	iosys_map_incr(&map, n << PAGE_SHIFT);
 
-	return vram.upper + ((n - vram.split) << PAGE_SHIFT);
+	return map;
 }
 
 /* Access to the start of a page, wherever it is. */
 static void pfnmap_test_read(unsigned long pfn, void *buf, size_t size)
 {
-	if (pfnmap_test_is_vram(pfn))
-		memcpy_fromio(buf, pfnmap_test_vram_addr(pfn), size);
-	else
+	if (pfnmap_test_is_vram(pfn)) {
+		struct iosys_map map = pfnmap_test_vram_addr(pfn);
+
+		iosys_map_memcpy_from(buf, &map, 0, size);
+	} else {
 		memcpy_from_page(buf, pfn_to_page(pfn), 0, size);
+	}
 }
 
 static void pfnmap_test_write(unsigned long pfn, const void *buf, size_t size)
 {
-	if (pfnmap_test_is_vram(pfn))
-		memcpy_toio(pfnmap_test_vram_addr(pfn), buf, size);
-	else
+	if (pfnmap_test_is_vram(pfn)) {
+		struct iosys_map map = pfnmap_test_vram_addr(pfn);
+
+		iosys_map_memcpy_to(&map, 0, buf, size);
+	} else {
 		memcpy_to_page(pfn_to_page(pfn), 0, buf, size);
+	}
 }
 
 static void pfnmap_test_poison(unsigned long pfn)
@@ -222,10 +234,13 @@ static void pfnmap_test_init_page(unsigned long pfn, unsigned long index)
 		.index = index,
 	};
 
-	if (pfnmap_test_is_vram(pfn))
-		memset_io(pfnmap_test_vram_addr(pfn), 0, PAGE_SIZE);
-	else
+	if (pfnmap_test_is_vram(pfn)) {
+		struct iosys_map map = pfnmap_test_vram_addr(pfn);
+
+		iosys_map_memset(&map, 0, 0, PAGE_SIZE);
+	} else {
 		clear_highpage(pfn_to_page(pfn));
+	}
 
 	pfnmap_test_write(pfn, &header, sizeof(header));
 }
@@ -1134,6 +1149,7 @@ static void pfnmap_test_get_stats(struct pfnmap_test_object *obj,
 		.insert_ns = atomic64_read(&obj->insert_ns),
 		.migrated = atomic64_read(&obj->migrated),
 		.pte_special = IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL),
+		.ptrs_per_pte = PTRS_PER_PTE,
 		.vram_pages = vram.nr,
 		.ram_pages = atomic_long_read(&ram_pages),
 		.memtype_split = vram.split,
@@ -1156,6 +1172,16 @@ static void pfnmap_test_reset_stats(struct pfnmap_test_object *obj)
 	atomic64_set(&obj->mkwrites, 0);
 }
 
+/* Not for modules: s390's pte_pgprot(). The flags are below the pfn there. */
+static u64 pfnmap_test_pgprot(pte_t pte)
+{
+#ifdef CONFIG_S390
+	return pte_val(pte) & ~PAGE_MASK;
+#else
+	return pgprot_val(pte_pgprot(pte));
+#endif
+}
+
 /* The page table lock is held: what the PTE refers to stays. */
 static int pfnmap_test_inspect_pte(pte_t *ptep, unsigned long addr, void *data)
 {
@@ -1176,7 +1202,7 @@ static int pfnmap_test_inspect_pte(pte_t *ptep, unsigned long addr, void *data)
 	if (pte_young(pte))
 		arg->flags |= PFNMAP_TEST_PTE_YOUNG;
 	arg->pfn = pte_pfn(pte);
-	arg->pgprot = pgprot_val(pte_pgprot(pte));
+	arg->pgprot = pfnmap_test_pgprot(pte);
 	if (pfn_valid(arg->pfn)) {
 		folio = page_folio(pfn_to_page(arg->pfn));
 		arg->flags |= PFNMAP_TEST_PFN_VALID;
@@ -1389,6 +1415,51 @@ static int __init pfnmap_test_check_vram(u64 start, u64 size)
 	return 0;
 }
 
+/*
+ * s390 reaches the memory of devices by instructions of its own, and what its
+ * ioremap() returns need not be a mapping. There, vram is memory that mem= keeps
+ * from the kernel.
+ */
+static int __init pfnmap_test_map_vram(struct iosys_map *map, u64 start,
+				       unsigned long nr, bool wc)
+{
+	unsigned long *pfns, i;
+	void __iomem *io;
+	void *addr;
+
+	if (!IS_ENABLED(CONFIG_S390)) {
+		io = wc ? ioremap_wc(start, nr << PAGE_SHIFT) :
+			  ioremap(start, nr << PAGE_SHIFT);
+		if (!io)
+			return -ENOMEM;
+		iosys_map_set_vaddr_iomem(map, io);
+		return 0;
+	}
+
+	pfns = kvmalloc_array(nr, sizeof(*pfns), GFP_KERNEL);
+	if (!pfns)
+		return -ENOMEM;
+	for (i = 0; i < nr; i++)
+		pfns[i] = PHYS_PFN(start) + i;
+	addr = vmap_pfn(pfns, nr, PAGE_KERNEL);
+	kvfree(pfns);
+	if (!addr)
+		return -ENOMEM;
+	iosys_map_set_vaddr(map, addr);
+	return 0;
+}
+
+static void pfnmap_test_unmap_vram(struct iosys_map *map)
+{
+	if (iosys_map_is_null(map))
+		return;
+	if (map->is_iomem)
+		iounmap(map->vaddr_iomem);
+	else
+		vunmap(map->vaddr);
+	iosys_map_clear(map);
+}
+
 static int __init pfnmap_test_init_vram(void)
 {
 	u64 start = vram_start, size = vram_size;
@@ -1399,8 +1470,9 @@ static int __init pfnmap_test_init_vram(void)
 	 * There is nothing to drive, and the memory must not go away while it
 	 * is mapped, so don't bind to the device but hold on to it.
 	 */
-	vram.pdev = pci_get_device(PCI_VENDOR_ID_REDHAT_QUMRANET,
-				   PCI_DEVICE_ID_IVSHMEM, NULL);
+	if (!IS_ENABLED(CONFIG_S390))
+		vram.pdev = pci_get_device(PCI_VENDOR_ID_REDHAT_QUMRANET,
+					   PCI_DEVICE_ID_IVSHMEM, NULL);
 	if (vram.pdev) {
 		err = pci_enable_device(vram.pdev);
 		if (err)
@@ -1434,13 +1506,14 @@ static int __init pfnmap_test_init_vram(void)
 	if (!vram.used)
 		goto release_region;
 	if (split) {
-		vram.lower = ioremap_wc(start, split << PAGE_SHIFT);
-		if (!vram.lower)
+		err = pfnmap_test_map_vram(&vram.lower, start, split, true);
+		if (err)
 			goto free_bitmap;
 	}
-	vram.upper = ioremap(start + ((u64)split << PAGE_SHIFT),
-			     (nr - split) << PAGE_SHIFT);
-	if (!vram.upper)
+	err = pfnmap_test_map_vram(&vram.upper,
+				   start + ((u64)split << PAGE_SHIFT),
+				   nr - split, false);
+	if (err)
 		goto unmap_lower;
 
 	vram.pfn = PHYS_PFN(start);
@@ -1452,8 +1525,7 @@ static int __init pfnmap_test_init_vram(void)
 	return 0;
 
 unmap_lower:
-	if (vram.lower)
-		iounmap(vram.lower);
+	pfnmap_test_unmap_vram(&vram.lower);
 free_bitmap:
 	bitmap_free(vram.used);
 release_region:
@@ -1471,9 +1543,8 @@ static void pfnmap_test_exit_vram(void)
 	if (!vram.nr)
 		return;
 
-	iounmap(vram.upper);
-	if (vram.lower)
-		iounmap(vram.lower);
+	pfnmap_test_unmap_vram(&vram.upper);
+	pfnmap_test_unmap_vram(&vram.lower);
 	bitmap_free(vram.used);
 	release_mem_region(PFN_PHYS(vram.pfn), PFN_PHYS(vram.nr));
 	if (vram.pdev)

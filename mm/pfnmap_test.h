@@ -111,6 +111,7 @@ struct pfnmap_test_stats {
 	__u64 insert_ns;	/* spent in the insertion functions (also remap) */
 	__u64 migrated;		/* pages moved */
 	__u64 pte_special;	/* 1: the kernel has ARCH_HAS_PTE_SPECIAL */
+	__u64 ptrs_per_pte;	/* pages that one page table maps */
 	__u64 vram_pages;	/* capacity */
 	__u64 vram_free;
 	__u64 ram_pages;	/* pages of ram that all objects hold now */

@@ -22,7 +22,7 @@ GUEST_EXTRA=()
 
 # Programs that the tests get from the host, as busybox's differ or lack something that the tests' scripts
 # use; the rest of what a script wants is busybox.
-GUEST_PROGRAMS=(bash awk getconf grep sed timeout tr)
+GUEST_PROGRAMS=(bash awk getconf grep mkfs.btrfs mkfs.ext4 mkfs.xfs sed timeout tr)
 
 guest_need() {
 	need cpio mke2fs mkswap setpriv timeout python3 "${CROSS_COMPILE}gcc" "$QEMU"

@@ -40,21 +40,10 @@
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
 
-/* Of the tests; each has three to five page tables of 512 pages for its own. */
-#define AREA_TABLES	5UL
+/* Of the tests; each has that many spans for its own. */
+#define AREA_SPANS	5UL
 
 static unsigned int seed;
-
-/* Pages that one page table maps. */
-static unsigned long table_pages(void)
-{
-	return psize() / sizeof(uint64_t);
-}
-
-static unsigned long table_size(void)
-{
-	return table_pages() * psize();
-}
 
 /* What a test works with. */
 struct dev {
@@ -81,7 +70,7 @@ static int do_method(int fd, unsigned int method, unsigned long window,
 
 static void setup_dev(struct __test_metadata *_metadata, struct dev *dev)
 {
-	size_t align = 4 * table_size();
+	size_t align = 4 * span_size();
 	char *area;
 
 	ASSERT_EQ(install_handler(), 0);
@@ -95,7 +84,7 @@ static void setup_dev(struct __test_metadata *_metadata, struct dev *dev)
 	dev->fd = open(DEVICE, O_RDWR);
 	ASSERT_GE(dev->fd, 0);
 
-	dev->area_size = AREA_TABLES * table_size();
+	dev->area_size = AREA_SPANS * span_size();
 	area = mmap(NULL, dev->area_size + align, PROT_NONE,
 		    MAP_ANON | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
 	ASSERT_NE(area, MAP_FAILED);
@@ -696,10 +685,10 @@ FIXTURE_VARIANT_ADD(insert, iter_1024_mixedmap)
 	INSERT(ITER, 1024, VRAM, PFNMAP_TEST_MIXEDMAP),
 };
 
-/* Two page tables and a half, and not a multiple of any window but 1. */
+/* Two spans and a half, and not a multiple of any window but 1. */
 static unsigned long insert_nr(void)
 {
-	return 2 * table_pages() + table_pages() / 2 - 5;
+	return 2 * span_pages() + span_pages() / 2 - 5;
 }
 
 FIXTURE_SETUP(insert)
@@ -707,8 +696,8 @@ FIXTURE_SETUP(insert)
 	setup_dev(_metadata, &self->dev);
 	self->how.method = variant->method;
 	self->how.window = variant->window;
-	/* A window that is larger than a page table is not clamped to it. */
-	self->how.unclamped = variant->window > table_pages();
+	/* The largest windows are not clamped to the page table. */
+	self->how.unclamped = variant->window > 512;
 	create(_metadata, &self->dev, insert_nr(), variant->place,
 	       variant->flags);
 	self->pfns = get_pfns(_metadata, &self->dev);
@@ -857,14 +846,14 @@ TEST_F(insert, munmap_middle)
 TEST_F(insert, tables)
 {
 	struct dev *dev = &self->dev;
-	const unsigned long table = table_pages();
+	const unsigned long span = span_pages();
 	const struct mapping mapping = {
-		dev->area + 100 * psize(), 1, 2 * table + 200
+		dev->area + 100 * psize(), 1, 2 * span + 200
 	};
-	const unsigned long edge = mapping.first + table - 100;
+	const unsigned long edge = mapping.first + span - 100;
 	const unsigned long index[] = {
-		edge - 1, edge, edge + table / 2, edge + table - 1,
-		edge + table,
+		edge - 1, edge, edge + span / 2, edge + span - 1,
+		edge + span,
 	};
 	unsigned int i;
 
@@ -1528,7 +1517,7 @@ TEST_F(rules, mremap)
 	struct mapping mapping = self->mapping;
 	struct pfnmap_test_inspect before[RULES_NR], after;
 	const size_t size = nr * psize();
-	char *to = dev->area + table_size() - 37 * psize();
+	char *to = dev->area + span_size() - 37 * psize();
 	struct pfnmap_test_stats stats;
 	unsigned long i;
 
@@ -2145,7 +2134,7 @@ TEST_F(oom, extra_tables)
 		for (t = 0; t < 3; t++) {
 			present[t] = count_present(_metadata, dev,
 						   mapping.addr +
-						   t * table_size(), table);
+						   t * table * psize(), table);
 		}
 		/* The faulting page table comes first, the others are extra. */
 		if (variant->method == PFNMAP_TEST_LOOP) {
@@ -2254,7 +2243,7 @@ TEST_F(cachemode, same_as_single)
 	struct dev *dev = &self->dev;
 	const unsigned long nr = 600, first = self->split - 300;
 	struct mapping single = { dev->area, first, nr };
-	struct mapping other = { dev->area + 2 * table_size(), first, nr };
+	struct mapping other = { dev->area + 2 * span_size(), first, nr };
 	struct pfnmap_test_inspect a, b, below, above;
 	unsigned long i;
 
@@ -2446,7 +2435,7 @@ static void setup_contest(struct __test_metadata *_metadata,
 	race->nr_at = 1;
 	/* Half of it is in the next page table. */
 	race->at[0] = (struct mapping){
-		dev->area + table_size() - RACE_NR / 2 * psize(), 0, RACE_NR
+		dev->area + span_size() - RACE_NR / 2 * psize(), 0, RACE_NR
 	};
 	race->at[1] = race->at[0];
 }
@@ -2704,7 +2693,7 @@ TEST_F(race, mremap)
 	race->store_signal = SIGSEGV;
 	race->nr_at = 2;
 	/* With another place in the window and the page tables. */
-	race->at[1].addr = dev->area + 3 * table_size() - 21 * psize();
+	race->at[1].addr = dev->area + 3 * span_size() - 21 * psize();
 	start_race(_metadata, &self->contest, 600);
 	while (racing(&self->contest, count)) {
 		char *from = race->at[count % 2].addr;
@@ -2911,7 +2900,7 @@ TEST_F(race, page_table)
 	unsigned long rounds;
 	unsigned int i;
 
-	race->at[0].addr = dev->area + 2 * table_size();
+	race->at[0].addr = dev->area + 2 * span_size();
 	ASSERT_EQ(pthread_barrier_init(&race->barrier, NULL, NR_READERS + 1),
 		  0);
 	for (i = 0; i < NR_READERS; i++)
@@ -3666,7 +3655,7 @@ TEST_F(valid_pfn, one_of_many)
 	static const unsigned long valid[] = { 0, 20, 63 };
 	const bool iter = variant->method == PFNMAP_TEST_ITER;
 	struct dev *dev = &self->dev;
-	char *addr = dev->area + table_size() - 32 * psize();
+	char *addr = dev->area + span_size() - 32 * psize();
 	unsigned long i, other;
 
 	if (!variant->unclamped)
@@ -3734,7 +3723,7 @@ FIXTURE_VARIANT_ADD(tables, iter)
 FIXTURE_SETUP(tables)
 {
 	setup_dev(_metadata, &self->dev);
-	create(_metadata, &self->dev, 2 * table_pages() + 200,
+	create(_metadata, &self->dev, 2 * span_pages() + 200,
 	       PFNMAP_TEST_VRAM, 0);
 	self->pfns = get_pfns(_metadata, &self->dev);
 }
@@ -3748,12 +3737,12 @@ FIXTURE_TEARDOWN(tables)
 TEST_F(tables, partly_filled)
 {
 	struct dev *dev = &self->dev;
-	const unsigned long table = table_pages();
+	const unsigned long span = span_pages();
 	struct mapping mapping = {
-		dev->area + 100 * psize(), 0, 2 * table + 200
+		dev->area + 100 * psize(), 0, 2 * span + 200
 	};
-	/* a page of each of the three tables */
-	const unsigned long index[] = { 7, table + 30, 2 * table - 100 + 3 };
+	/* one in each of three page tables, or more */
+	const unsigned long index[] = { 7, span + 30, 2 * span - 100 + 3 };
 	struct pfnmap_test_inspect before[2], after;
 	unsigned int there, fault, i;
 	char *page[2];
@@ -3769,7 +3758,7 @@ TEST_F(tables, partly_filled)
 				before[i] = inspect(_metadata, dev, page[i]);
 			}
 
-			set_method(_metadata, dev, variant->method, 4 * table,
+			set_method(_metadata, dev, variant->method, 4 * span,
 				   true);
 			ASSERT_EQ(ioctl(dev->fd, PFNMAP_TEST_RESET_STATS), 0);
 			FORCE_READ(*page_at(&mapping, index[fault] + 1));
@@ -3922,7 +3911,7 @@ TEST_F(race, mremap_migrate)
 	race->load_signal = SIGSEGV;
 	race->store_signal = SIGSEGV;
 	race->nr_at = 2;
-	race->at[1].addr = dev->area + 3 * table_size() - 21 * psize();
+	race->at[1].addr = dev->area + 3 * span_size() - 21 * psize();
 	start_race(_metadata, contest, 800);
 	start_racer(_metadata, race, &mover, NR_WRITERS + NR_READERS, migrator);
 	while (racing(contest, count)) {

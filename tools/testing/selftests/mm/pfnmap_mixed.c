@@ -32,6 +32,7 @@
 #include <linux/mman.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -45,26 +46,12 @@
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
 
-#define AREA_PAGES	(8 * (table_pages() > 512 ? table_pages() : 512))
+#define AREA_PAGES	(8 * span_pages())
 
 /* Other memory of the process that comes or goes meanwhile, in kB */
 #define RSS_SLACK	256
 
 static unsigned int seed;
-static bool pte_special;		/* just to be printed */
-
-/* What one page table maps, see learn_kernel(). */
-static unsigned long nr_table_pages;
-
-static unsigned long table_pages(void)
-{
-	return nr_table_pages;
-}
-
-static unsigned long table_size(void)
-{
-	return table_pages() * psize();
-}
 
 static unsigned long kb(unsigned long pages)
 {
@@ -76,7 +63,7 @@ static unsigned long next_sample(unsigned long i, unsigned long nr)
 {
 	if (nr <= 64 || i < 3 || i + 4 >= nr)
 		return i + 1;
-	return i + 7 < nr - 4 ? i + 7 : nr - 4;
+	return MIN(i + 7, nr - 4);
 }
 
 /* What a test works with. */
@@ -127,7 +114,7 @@ static int do_method(int fd, unsigned int method, unsigned long window,
 
 static void setup_dev(struct __test_metadata *_metadata, struct dev *dev)
 {
-	size_t align = 4 * table_size();
+	size_t align = 4 * span_size();
 	char *area;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -677,8 +664,8 @@ FIXTURE_SETUP(mixed)
 
 	setup_dev(_metadata, dev);
 	/* In two or three page tables, see the mappings */
-	create(_metadata, dev, variant->flags & COMPOUND ? table_pages() :
-	       table_pages() + 200, variant->place, variant->flags);
+	create(_metadata, dev, variant->flags & COMPOUND ? span_pages() :
+	       span_pages() + 200, variant->place, variant->flags);
 	set_method(_metadata, dev, variant->method, 16, false);
 }
 
@@ -737,11 +724,11 @@ TEST_F(mixed, faults)
 		bool unclamped;
 	} windows[] = {
 		{ 1, false }, { 16, false }, { 512, false },
-		{ 4 * table_pages(), true },
+		{ 4 * span_pages(), true },
 	};
 	struct dev *dev = &self->dev;
 	struct mapping mapping = {
-		dev->area + table_size() - 37 * psize(), 0, dev->nr, false
+		dev->area + span_size() - 37 * psize(), 0, dev->nr, false
 	};
 	const unsigned long index[] = { 0, 22, 36, 37, dev->nr - 1 };
 	unsigned int private, i, j;
@@ -807,10 +794,10 @@ TEST_F(mixed, counts)
 {
 	struct dev *dev = &self->dev;
 	const struct mapping shared = {
-		dev->area + table_size() - 37 * psize(), 0, dev->nr, false
+		dev->area + span_size() - 37 * psize(), 0, dev->nr, false
 	};
 	const struct mapping private = {
-		dev->area + 4 * table_size() - 13 * psize(), 0, dev->nr, true
+		dev->area + 4 * span_size() - 13 * psize(), 0, dev->nr, true
 	};
 	struct child child;
 
@@ -842,7 +829,7 @@ TEST_F(mixed, counts)
 
 	if (start_child(_metadata, &child)) {
 		const struct mapping other = {
-			dev->area + 7 * table_size(), 64, 40, false
+			dev->area + 7 * span_size(), 64, 40, false
 		};
 
 		tally(dev, &shared);
@@ -987,10 +974,10 @@ TEST_F(mixed, mremap)
 {
 	struct dev *dev = &self->dev;
 	struct mapping mapping = {
-		dev->area + table_size() - 20 * psize(), 10, 40, false
+		dev->area + span_size() - 20 * psize(), 10, 40, false
 	};
 	struct mapping other = {
-		dev->area + 3 * table_size() - 33 * psize(), 10, 64, false
+		dev->area + 3 * span_size() - 33 * psize(), 10, 64, false
 	};
 	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
 
@@ -1032,7 +1019,7 @@ TEST_F(mixed, populate)
 {
 	struct dev *dev = &self->dev;
 	const struct mapping mapping = {
-		dev->area + table_size() - 20 * psize(), 0, 64, false
+		dev->area + span_size() - 20 * psize(), 0, 64, false
 	};
 	const int err = variant->flags & NO_IO ? 0 : EINVAL;
 	struct pfnmap_test_inspect before, after;
@@ -1506,7 +1493,7 @@ FIXTURE_SETUP(cow)
 	unmap(_metadata, mapping.addr, COW_NR);
 
 	/* Some of it in the next page table */
-	mapping.addr += table_size() - 20 * psize();
+	mapping.addr += span_size() - 20 * psize();
 	mapping.private = true;
 	map(_metadata, dev, &mapping);
 	self->mapping = mapping;
@@ -1695,7 +1682,7 @@ TEST_F(cow, mremap)
 {
 	struct dev *dev = &self->dev;
 	struct mapping mapping = self->mapping, left;
-	char *to = dev->area + 3 * table_size() - 13 * psize();
+	char *to = dev->area + 3 * span_size() - 13 * psize();
 	const unsigned long less = 48;
 	unsigned long i;
 	uint64_t val;
@@ -1720,7 +1707,7 @@ TEST_F(cow, mremap)
 	ASSERT_TRUE(mapping_counts_ok(dev, &mapping));
 
 	/* More than there is */
-	to = dev->area + 5 * table_size() - 3 * psize();
+	to = dev->area + 5 * span_size() - 3 * psize();
 	ASSERT_TRUE(remap_fixed(mapping.addr, COW_NR, COW_NR + 16,
 				MREMAP_MAYMOVE | MREMAP_FIXED, to));
 	mapping.addr = to;
@@ -1732,7 +1719,7 @@ TEST_F(cow, mremap)
 
 	/* What is left behind starts afresh. */
 	left = mapping;
-	mapping.addr = dev->area + table_size() + 3 * psize();
+	mapping.addr = dev->area + span_size() + 3 * psize();
 	ASSERT_TRUE(remap_fixed(left.addr, COW_NR, COW_NR, MREMAP_MAYMOVE |
 				MREMAP_FIXED | MREMAP_DONTUNMAP, mapping.addr));
 	ASSERT_EQ(count_present(dev, left.addr, COW_NR), 0);
@@ -2306,7 +2293,7 @@ FIXTURE_SETUP(notify)
 	create(_metadata, dev, NOTIFY_NR, variant->place, variant->flags);
 	set_method(_metadata, dev, variant->method, 16, false);
 	self->mapping = (struct mapping){
-		dev->area + table_size() - 21 * psize(), 0, NOTIFY_NR,
+		dev->area + span_size() - 21 * psize(), 0, NOTIFY_NR,
 		false
 	};
 	map(_metadata, dev, &self->mapping);
@@ -2370,7 +2357,7 @@ TEST_F(notify, mprotect)
 	struct dev *dev = &self->dev;
 	struct mapping mapping = self->mapping;
 	const size_t size = NOTIFY_NR * psize();
-	char *to = dev->area + 3 * table_size() - 32 * psize();
+	char *to = dev->area + 3 * span_size() - 32 * psize();
 	unsigned long i, n, told;
 
 	/* Not moved, moved before, and while it is read-only */
@@ -2594,7 +2581,7 @@ FIXTURE_SETUP(runs)
 	       variant->place, variant->flags);
 	set_method(_metadata, dev, variant->method, 512, false);
 	self->mapping = (struct mapping){
-		dev->area + table_size() - 100 * psize(), 0, dev->nr,
+		dev->area + span_size() - 100 * psize(), 0, dev->nr,
 		variant->private
 	};
 	map(_metadata, dev, &self->mapping);
@@ -3251,7 +3238,7 @@ FIXTURE_SETUP(race)
 	set_method(_metadata, dev, variant->method, 32, false);
 	/* Half of it is in the next page table. */
 	race->mapping = (struct mapping){
-		dev->area + table_size() - RACE_NR / 2 * psize(), 0, RACE_NR,
+		dev->area + span_size() - RACE_NR / 2 * psize(), 0, RACE_NR,
 		variant->private
 	};
 	map(_metadata, dev, &race->mapping);
@@ -3473,53 +3460,14 @@ TEST_F(race, munmap)
 	finish_race(_metadata, race, self->racers, round);
 }
 
-/*
- * What the tests have to know of the kernel: whether it has pte_special, and how
- * many pages one page table maps. That is a power of two, at which a window ends
- * that is not clamped by anything else; 512 on most architectures.
- */
-static void learn_kernel(void)
-{
-	const unsigned long max = psize() / 2;
-	struct dev dev = { .nr = max };
-	char *addr;
-
-	nr_table_pages = psize() / sizeof(uint64_t);
-	dev.fd = open(DEVICE, O_RDWR);
-	if (dev.fd < 0)
-		return;
-	if (!ioctl(dev.fd, PFNMAP_TEST_GET_STATS, &dev.start))
-		pte_special = dev.start.pte_special;
-	addr = mmap(NULL, 2 * max * psize(), PROT_NONE, MAP_ANON | MAP_PRIVATE |
-		    MAP_NORESERVE, -1, 0);
-	if (addr == MAP_FAILED)
-		goto out;
-	addr = (char *)(((uintptr_t)addr + max * psize() - 1) &
-			~((uintptr_t)max * psize() - 1));
-	if (do_create(dev.fd, max, PFNMAP_TEST_RAM, PFNMAP_TEST_MIXEDMAP) ||
-	    do_method(dev.fd, PFNMAP_TEST_MIXED_ITER, max, false,
-		      PFNMAP_TEST_NO_MISUSE, 0) ||
-	    !map_fixed(addr, max, PROT_READ, MAP_SHARED, dev.fd, 0))
-		goto out;
-	FORCE_READ(*addr);
-	nr_table_pages = 1;
-	while (nr_table_pages < max &&
-	       is_present(&dev, addr + nr_table_pages * psize()))
-		nr_table_pages *= 2;
-	munmap(addr, max * psize());
-out:
-	close(dev.fd);
-}
-
 int main(int argc, char **argv)
 {
 	if (access(DEVICE, F_OK) && system("modprobe pfnmap_test 2>/dev/null"))
 		ksft_print_msg("modprobe pfnmap_test failed\n");
 
 	seed = getenv("SEED") ? strtoul(getenv("SEED"), NULL, 0) : time(NULL);
-	learn_kernel();
-	ksft_print_msg("seed %u, page tables of %lu pages, %s pte_special\n",
-		       seed, table_pages(), pte_special ? "with" : "without");
+	ksft_print_msg("seed %u, page tables of %lu pages\n", seed,
+		       table_pages());
 
 	return test_harness_run(argc, argv);
 }

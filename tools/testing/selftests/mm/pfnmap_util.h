@@ -135,6 +135,38 @@ static inline int do_migrate(int fd, uint64_t first, uint64_t nr,
 	return ioctl(fd, PFNMAP_TEST_MIGRATE, &arg);
 }
 
+/*
+ * Pages that one page table maps: 512 on most architectures. Without the driver,
+ * who opens the device complains.
+ */
+static inline unsigned long table_pages(void)
+{
+	struct pfnmap_test_stats stats;
+	static unsigned long nr;
+	int fd;
+
+	if (nr)
+		return nr;
+	fd = open(DEVICE, O_RDWR);
+	if (fd < 0)
+		return 0;
+	if (!ioctl(fd, PFNMAP_TEST_GET_STATS, &stats))
+		nr = stats.ptrs_per_pte;
+	close(fd);
+	return nr;
+}
+
+/* What mappings are laid out by: one page table, or several if they are small. */
+static inline unsigned long span_pages(void)
+{
+	return table_pages() > 512 ? table_pages() : 512;
+}
+
+static inline size_t span_size(void)
+{
+	return span_pages() * psize();
+}
+
 static inline bool header_ok(const char *page, uint64_t index,
 			     uint64_t generation)
 {

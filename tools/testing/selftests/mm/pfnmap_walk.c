@@ -78,17 +78,6 @@ static const unsigned long samples[] = {
 	PART_END - 1, PART_END, NR - 2, NR - 1,
 };
 
-/* Pages that one page table maps, or several: PTEs have four bytes or more. */
-static unsigned long table_pages(void)
-{
-	return psize() / sizeof(uint32_t);
-}
-
-static unsigned long table_size(void)
-{
-	return table_pages() * psize();
-}
-
 static long kb(unsigned long pages)
 {
 	return pages * (psize() / 1024);
@@ -413,7 +402,7 @@ static bool move(char *from, unsigned long nr, char *to)
 static char *map_other(struct __test_metadata *_metadata, const struct run *run,
 		       unsigned long nr, int prot)
 {
-	char *addr = run->area + 3 * table_size() + 8 * psize();
+	char *addr = run->area + 3 * span_size() + 8 * psize();
 
 	ASSERT_TRUE(map(run, addr, nr, prot)) {
 		TH_LOG("mmap: %s", strerror(errno));
@@ -503,14 +492,14 @@ FIXTURE_SETUP(walk)
 	run->nr = NR;
 	set_method(_metadata, run, run->method);
 
-	run->area_size = 4 * table_size();
-	area = mmap(NULL, run->area_size + table_size(), PROT_NONE,
+	run->area_size = 4 * span_size();
+	area = mmap(NULL, run->area_size + span_size(), PROT_NONE,
 		    MAP_ANON | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
 	ASSERT_TRUE(area != MAP_FAILED);
-	run->area = (char *)(((uintptr_t)area + table_size() - 1) &
-			     ~(uintptr_t)(table_size() - 1));
+	run->area = (char *)(((uintptr_t)area + span_size() - 1) &
+			     ~(uintptr_t)(span_size() - 1));
 
-	run->addr = run->area + table_size() - EDGE * psize();
+	run->addr = run->area + span_size() - EDGE * psize();
 	ASSERT_TRUE(map(run, run->addr, NR, PROT_READ | PROT_WRITE));
 	for (i = 0; i < NR; i++) {
 		load(page_at(run, i));
@@ -829,11 +818,27 @@ TEST_F(walk, kpage)
 	close(kpageflags);
 }
 
-#define KSM	"/sys/kernel/mm/ksm"
-#define THP	"/sys/kernel/mm/transparent_hugepage"
+static bool has_ksm(void)
+{
+	return !access("/sys/kernel/mm/ksm", F_OK);
+}
 
-#define ADVICE(_advice, _pfnmap, _mixed, _needs)	\
-	{ #_advice, _advice, _pfnmap, _mixed, _needs }
+/* sysfs has nothing of it if the kernel has it, but not the machine. */
+static bool has_thp(void)
+{
+	char *page = mmap(NULL, psize(), PROT_READ, MAP_ANON | MAP_PRIVATE, -1,
+			  0);
+	bool ret;
+
+	if (page == MAP_FAILED)
+		return false;
+	ret = !madvise(page, psize(), MADV_NOHUGEPAGE);
+	munmap(page, psize());
+	return ret;
+}
+
+#define ADVICE(_advice, _pfnmap, _mixed, _has)	\
+	{ #_advice, _advice, _pfnmap, _mixed, _has }
 
 /* The error of each, or 0; EINVAL if the kernel does not have it */
 static const struct {
@@ -841,7 +846,7 @@ static const struct {
 	int advice;
 	int pfnmap;
 	int mixed;
-	const char *needs;
+	bool (*has)(void);
 } advices[] = {
 	ADVICE(MADV_RANDOM, 0, 0, NULL),
 	ADVICE(MADV_SEQUENTIAL, 0, 0, NULL),
@@ -859,12 +864,12 @@ static const struct {
 	ADVICE(MADV_GUARD_INSTALL, EINVAL, EINVAL, NULL),
 	ADVICE(MADV_GUARD_REMOVE, EINVAL, EINVAL, NULL),
 	ADVICE(MADV_POPULATE_READ, EINVAL, 0, NULL),
-	ADVICE(MADV_MERGEABLE, 0, 0, KSM),
-	ADVICE(MADV_UNMERGEABLE, 0, 0, KSM),
-	ADVICE(MADV_HUGEPAGE, 0, 0, THP),
-	ADVICE(MADV_COLLAPSE, EINVAL, EINVAL, THP),
-	ADVICE(MADV_NOHUGEPAGE, 0, 0, THP),
-	ADVICE(MADV_COLLAPSE, EINVAL, EINVAL, THP),
+	ADVICE(MADV_MERGEABLE, 0, 0, has_ksm),
+	ADVICE(MADV_UNMERGEABLE, 0, 0, has_ksm),
+	ADVICE(MADV_HUGEPAGE, 0, 0, has_thp),
+	ADVICE(MADV_COLLAPSE, EINVAL, EINVAL, has_thp),
+	ADVICE(MADV_NOHUGEPAGE, 0, 0, has_thp),
+	ADVICE(MADV_COLLAPSE, EINVAL, EINVAL, has_thp),
 };
 
 /* What madvise() says, and that it does nothing, for all and for a part. */
@@ -880,7 +885,7 @@ TEST_F(walk, madvise)
 		first = n == i ? PART : 0;
 		nr = n == i ? PART_NR : NR;
 		err = error_of(run, advices[n].pfnmap, advices[n].mixed);
-		if (advices[n].needs && access(advices[n].needs, F_OK))
+		if (advices[n].has && !advices[n].has())
 			err = EINVAL;
 		errno = 0;
 		ASSERT_EQ(madvise(page_at(run, first), nr * psize(),
@@ -1167,7 +1172,7 @@ TEST_F(walk, mremap)
 {
 	struct run *run = &self->run;
 	char *old = run->addr, *part = page_at(run, PART);
-	char *to = run->area + 3 * table_size() - 33 * psize();
+	char *to = run->area + 3 * span_size() - 33 * psize();
 	const size_t rest = (NR - PART_END) * psize();
 	unsigned long i;
 
@@ -1205,7 +1210,7 @@ TEST_F(walk, mremap)
 TEST_F(walk, mremap_copy)
 {
 	struct run *run = &self->run;
-	char *old = run->addr, *to = run->area + 3 * table_size() - 33 * psize();
+	char *old = run->addr, *to = run->area + 3 * span_size() - 33 * psize();
 	const size_t size = NR * psize(), less = (NR - 10) * psize();
 	void *ret;
 
@@ -1259,7 +1264,7 @@ TEST_F(walk, mremap_copy)
 		ASSERT_TRUE(ret == to);
 		check_present(_metadata, run, to, NR, NR - 10);
 		/* Beyond the object, the driver has nothing. */
-		run->addr = run->area + 2 * table_size() + 8 * psize();
+		run->addr = run->area + 2 * span_size() + 8 * psize();
 		ret = mremap(to, size, size + psize(), MREMAP_MAYMOVE |
 			     MREMAP_FIXED, run->addr);
 		ASSERT_TRUE(ret == run->addr);
