@@ -349,14 +349,17 @@ check_kdoc() {
 }
 if wanted kdoc; then check_kdoc; fi
 
-# Objects to build, the same at each commit: the .c files that the series touches; for a header also the first
+# objects_of I: what to build before and after patch I: the .c files that it touches; for a header also the first
 # .c file that includes it. Only what an x86_64 kernel can have: its configuration decides on the rest.
-objects() {
+objects_of() {
 	local h
 	{
-		kgit diff --name-only --no-renames "$base" "$tip" | grep '\.c$' || true
-		kgit diff --name-only --no-renames "$base" "$tip" | grep '^include/.*\.h$' | while IFS= read -r h; do
+		files_of "$1" '\.c$'
+		files_of "$1" '^include/.*\.h$' | while IFS= read -r h; do
 			kgit grep -l -F "#include <${h#include/}>" "$tip" -- 'mm/*.c' 'lib/*.c' | head -n 1 | sed 's/^[^:]*://' || true
+		done
+		files_of "$1" '^mm/.*\.h$' | while IFS= read -r h; do
+			kgit grep -l -F "#include \"${h#mm/}\"" "$tip" -- 'mm/*.c' | head -n 1 | sed 's/^[^:]*://' || true
 		done
 	} | grep -vE '^(tools|samples|scripts|Documentation)/' | grep -E '^([^a]|a[^r]|arch/x86/)' | sort -u || true
 }
@@ -417,30 +420,28 @@ read_sparse_allow() {
 }
 
 check_kbuild() {
-	local i e f have prev=$work/kbuild.base now files new mode label
-	mapfile -t files < <(objects)
-	kbuild_cached "$base" "$prev" "${files[@]}"
+	local i e old=$work/kbuild.old now=$work/kbuild.now files new mode label
 	for i in "${!commits[@]}"; do
 		e=${entries[i]}
-		if ! files_of "$i" '\.[chS]$|Kconfig|Makefile|Kbuild' | grep -qvE '^(tools|Documentation)/'; then
+		mapfile -t files < <(objects_of "$i")
+		if ((${#files[@]} == 0)); then
 			for mode in w1 sparse; do
-				if wanted $mode; then tap_skip "$(label_of $mode): $(short "$e")" "no code of the kernel"; fi
+				if wanted $mode; then tap_skip "$(label_of $mode): $(short "$e")" "no code of an x86_64 kernel"; fi
 			done
 			continue
 		fi
-		now=$work/kbuild.$i
+		kbuild_cached "$(parent_of "$i")" "$old" "${files[@]}"
 		kbuild_cached "${commits[i]}" "$now" "${files[@]}"
 		for mode in w1 sparse; do
 			wanted $mode || continue
 			label=$(label_of $mode)
-			new=$(new_lines <(part $mode "$prev") <(part $mode "$now"))
+			new=$(new_lines <(part $mode "$old") <(part $mode "$now"))
 			# A failing build is red even where the parent's failed too.
 			if [[ $mode == w1 ]] && grep -q '^make failed' "$now"; then new=$(part w1 "$now"); fi
 			point "$label: $(short "$e")" "$new"
 		done
-		prev=$now
 	done
-	rm -f "$work"/kbuild.*
+	rm -f "$old" "$now"
 }
 label_of() { if [[ $1 == w1 ]]; then printf 'W=1'; else printf 'sparse'; fi; }
 part() { if [[ $1 == w1 ]]; then grep -v '^sparse: ' "$2" || true; else grep '^sparse: ' "$2" || true; fi; }
@@ -467,7 +468,9 @@ if ((${#commits[@]})) && { wanted w1 || wanted sparse; }; then
 		config=$(build_dir x86_64 normal)/.config
 	fi
 	# Debug information only costs time here.
-	sed -E 's/^CONFIG_(DEBUG_INFO|DEBUG_INFO_BTF|DEBUG_INFO_DWARF.*)=y/# CONFIG_\1 is not set/' "$config" >"$work/config"
+	# Later lines win.
+	sed -E 's/^CONFIG_(DEBUG_INFO|DEBUG_INFO_BTF|DEBUG_INFO_DWARF.*)=y/# CONFIG_\1 is not set/' "$config" \
+		"$TOP/ci/configs/check.config" >"$work/config"
 	read_sparse_allow
 	tools="$(sha256sum <"${SPARSE_ALLOW:-$TOP/ci/sparse.allow}") $(gcc --version | head -n 1) $(sparse --version 2>&1 | head -n 1)"
 	check_kbuild
