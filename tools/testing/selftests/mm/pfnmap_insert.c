@@ -2536,12 +2536,23 @@ static void start_race(struct __test_metadata *_metadata,
 	contest->end = now_ns() + ms * 1000000ULL;
 }
 
-/* For some time, and for a few rounds however slow the machine is. */
+/*
+ * For some time, and however slow the machine is for a few rounds, and until
+ * each kind of threads has had its turn.
+ */
 static bool racing(struct contest *contest, unsigned long rounds)
 {
+	unsigned long i, loads = 0, stores = 0;
+
 	if (atomic_load(&contest->race.errors))
 		return false;
-	return now_ns() < contest->end || rounds < MIN_ROUNDS;
+	if (now_ns() < contest->end || rounds < MIN_ROUNDS)
+		return true;
+	for (i = 0; i < NR_WRITERS; i++)
+		stores += FORCE_READ(contest->writers[i].stores);
+	for (i = 0; i < NR_READERS; i++)
+		loads += FORCE_READ(contest->readers[i].loads);
+	return !loads || (!stores && contest->writers[0].race);
 }
 
 /* Stop the threads; in the end, each counter has what its writer stored. */

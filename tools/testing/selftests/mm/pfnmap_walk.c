@@ -502,9 +502,10 @@ FIXTURE_SETUP(walk)
 	run->addr = run->area + span_size() - EDGE * psize();
 	ASSERT_TRUE(map(run, run->addr, NR, PROT_READ | PROT_WRITE));
 	for (i = 0; i < NR; i++) {
-		load(page_at(run, i));
+		/* QEMU's m68k misses a write to what its TLB has for a read. */
 		if (is_written(i))
 			store(page_at(run, i) + 64, mark(i));
+		load(page_at(run, i));
 	}
 	save(_metadata, run);
 	check(_metadata, run, "setup");
