@@ -155,7 +155,7 @@ boot_others() {
 		step "deps $a" run deps --optional --arch "$a" || true
 		case $a in
 		# The debug variant as well, but for its ten minutes.
-		arm) if [[ -n $every_arch ]]; then boot "$a" normal debug; else boot "$a" normal; fi ;;
+		arm) if [[ -n $full && -n $every_arch ]]; then boot "$a" normal debug; else boot "$a" normal; fi ;;
 		*) boot "$a" normal ;;
 		esac
 	done
