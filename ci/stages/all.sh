@@ -14,7 +14,7 @@ last line, what became of all tests: "N passed, N failed, N skipped".
   --no-check     without check
   --full         also the tests of the harness itself; variants normal and debug; architecture arm, too, normal
   --arches       also the other architectures of ci/configs/arch/, in variant normal
-  --each         coccicheck after each patch; also build what each patch touches after that patch
+  --each         coccicheck after each patch; also build what each patch touches after that patch; mutate
   --linux DIR    for the stage tree
   --onto newest  for the stages tree and apply
 END
@@ -161,6 +161,7 @@ boot_others() {
 	done
 }
 boot x86_64 normal
+if [[ -n $each ]]; then step mutate run mutate || true; fi
 if ((${#others[@]})); then lane_begin boot_others; fi
 if [[ -n $full ]]; then boot x86_64 debug; fi
 if ((${#others[@]})); then lane_end; fi

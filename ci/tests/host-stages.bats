@@ -28,7 +28,7 @@ setup() { host_setup; }
 	[[ $status -eq 2 ]]
 	run ci
 	[[ $status -eq 2 ]]
-	for s in deps tree apply check export mbox range-diff all; do
+	for s in deps tree apply check export mbox mutate range-diff all; do
 		run ci "$s" --no-such-option
 		[[ $status -eq 2 ]]
 	done
@@ -103,7 +103,7 @@ stub_all() {
 	local s
 	mkdir -p "$T/repo"
 	cp -r "$TOP/ci" "$T/repo/ci"
-	for s in deps tree apply check build test; do
+	for s in deps tree apply check build test mutate; do
 		printf '. "$TOP/ci/lib/common.sh"\ntap_begin %s; tap_ok one; tap_end\necho %s >>%s\n' "$s" "$s" "$T/called" \
 			>"$T/repo/ci/stages/$s.sh"
 	done

@@ -1,0 +1,74 @@
+#!/bin/bash
+set -euo pipefail
+# shellcheck source=ci/lib/common.sh
+. "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
+
+usage() {
+	cat <<'END'
+usage: ci/run mutate [NAME...]
+
+Plants the bugs of ci/tests/mutations/NAME.patch, one at a time, into the kernel that "ci/run build" has made
+for x86_64, and boots it: the tests that the patch names, in a line "Tests: REGEX", have to fail.
+END
+}
+
+names=()
+while (($#)); do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	-*) usage_error "unknown option $1" ;;
+	*) names+=("$1") ;;
+	esac
+	shift
+done
+if ((${#names[@]} == 0)); then
+	for f in "$TOP"/ci/tests/mutations/*.patch; do names+=("$(basename "$f" .patch)"); done
+fi
+
+facts x86_64
+need_series
+normal=$(build_dir x86_64 normal)
+mutant=$OUT/build/x86_64-mutant
+[[ -s $normal/$IMAGE ]] || harness_error "no kernel in $normal; to make it: ci/run build"
+mkdir -p "$OUT/log" "$OUT/mutate"
+applied=''
+restore() {
+	if [[ -n $applied ]]; then kgit apply -R "$applied" || echo "out/tree keeps $applied" >&2; fi
+	applied=''
+}
+trap restore EXIT
+trap 'exit 130' INT TERM
+
+rm -rf "$mutant"
+cp -a --reflink=auto "$normal" "$mutant"
+tap_begin mutate
+for n in "${names[@]}"; do
+	patch=$TOP/ci/tests/mutations/$n.patch
+	[[ -f $patch ]] || usage_error "no mutation $n"
+	only=$(sed -n 's/^Tests: //p;/^---$/q' "$patch")
+	[[ -n $only ]] || harness_error "$patch has no line 'Tests: REGEX'"
+	if ! kgit apply --check "$patch" 2>"$OUT/mutate/err"; then
+		tap_not_ok "$n" "does not apply: $(<"$OUT/mutate/err")"
+		continue
+	fi
+	kgit apply "$patch"
+	applied=$patch
+	if ! run_long "kernel with $n" "$OUT/log/mutate-$n-build.log" kmake "$mutant" "$(basename "$IMAGE")"; then
+		tap_not_ok "$n" "does not build"
+		restore
+		continue
+	fi
+	restore
+	rm -rf "$OUT/mutate/$n"
+	rc=0
+	RESULTS=$OUT/mutate/$n bash "$TOP/ci/run" test --build "$mutant" --only "$only" \
+		>"$OUT/log/mutate-$n-test.log" 2>&1 || rc=$?
+	failed=$(grep -cE '^not ok [0-9]+ - [a-z_]+:[a-z_0-9]+\.' "$OUT/mutate/$n"/*.tap 2>/dev/null || true)
+	if ((rc == E_FAIL && failed > 0)); then
+		tap_ok "$n: $failed tests fail"
+	else
+		tap_not_ok "$n" "no test has failed, status $rc; see $OUT/log/mutate-$n-test.log"
+	fi
+done
+rm -rf "$mutant"
+tap_end || fail "a planted bug has not been found"
