@@ -22,10 +22,11 @@ Static checks; TAP on stdout, one point per check and patch.
   kdoc        kernel-doc    }
   w1          make W=1      }  on the files that a patch touches: lines that its parent does not give
   sparse      make C=2      }
-  cocci       coccicheck, the same for the files of each topic: it takes half a minute for a file like mm/memory.c
+  cocci       coccicheck, the same for the files of which a topic changes 20 lines or more: it takes half a
+              minute for a file like mm/memory.c
 
   --only      only these kinds
-  --each      coccicheck for each patch
+  --each      coccicheck for each file of each patch
   --config    a .config for w1 and sparse, instead of what the build stage makes for x86_64
   --no-cache  forget earlier outputs of the tools
 END
@@ -358,9 +359,6 @@ objects_of() {
 		files_of "$1" '^include/.*\.h$' | while IFS= read -r h; do
 			kgit grep -l -F "#include <${h#include/}>" "$tip" -- 'mm/*.c' 'lib/*.c' | head -n 1 | sed 's/^[^:]*://' || true
 		done
-		files_of "$1" '^mm/.*\.h$' | while IFS= read -r h; do
-			kgit grep -l -F "#include \"${h#mm/}\"" "$tip" -- 'mm/*.c' | head -n 1 | sed 's/^[^:]*://' || true
-		done
 	} | grep -vE '^(tools|samples|scripts|Documentation)/' | grep -E '^([^a]|a[^r]|arch/x86/)' | sort -u || true
 }
 
@@ -513,7 +511,8 @@ check_cocci() {
 	local version
 	version="$(spatch --version | head -n 1) $(cd "$wt/scripts/coccinelle" && cat "${cocci_scripts[@]}" | sha256sum)"
 	# Ranges of commits: a patch each, or a topic.
-	local begins=("$base") ends=() names=()
+	local begins=("$base") ends=() names=() least=20
+	[[ -z $each ]] || least=1
 	for i in "${!commits[@]}"; do
 		e=${entries[i]}
 		if [[ -n $each ]]; then
@@ -523,12 +522,16 @@ check_cocci() {
 		fi
 	done
 	for i in "${!names[@]}"; do
-		mapfile -t files < <(kgit diff --name-only --no-renames "${begins[i]}" "${ends[i]}" | grep '\.c$' || true)
+		mapfile -t files < <(kgit diff --numstat --no-renames "${begins[i]}" "${ends[i]}" |
+			awk -v least="$least" '$3 ~ /\.c$/ && $1 + $2 >= least { print $3 }')
 		if ((${#files[@]} == 0)); then
-			tap_skip "coccicheck: ${names[i]}" "no .c file"
+			tap_skip "coccicheck: ${names[i]}" "no .c file with $least changed lines"
 			continue
 		fi
-		for side in old new; do
+		: >"$work/old"
+		for side in new old; do
+			# Nothing to compare with where there is nothing.
+			if [[ $side == old && ! -s $work/new ]]; then continue; fi
 			commit=$([[ $side == old ]] && printf '%s' "${begins[i]}" || printf '%s' "${ends[i]}")
 			: >"$work/$side"
 			for f in "${files[@]}"; do

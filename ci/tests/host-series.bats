@@ -217,7 +217,7 @@ bad_patch() {
 }
 
 @test "check: coccinelle, only what is new" {
-	bad_patch 'printf "void f(int *p)\n{\n\tif (p)\n\t\tkfree(p);\n}\n" >>mm/memory.c'
+	bad_patch 'printf "void f(int *p)\n{\n\tif (p)\n\t\tkfree(p);\n}\n" >>mm/memory.c; seq -f "/* %g */" 20 >>mm/memory.c'
 	run ci check --only cocci
 	red "not ok 2 - coccicheck: 2-second" "not needed"
 	run ci check --only cocci --each

@@ -391,7 +391,7 @@ static long migrate(struct _test_data_file *self, char *p, unsigned long nr)
 {
 	long was = resident(self);
 
-	for (int try = 0; try < 3; try++) {
+	for (int try = 0; try < 10; try++) {
 		int ret = command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
 				  self->mirror, nr);
 
@@ -399,6 +399,9 @@ static long migrate(struct _test_data_file *self, char *p, unsigned long nr)
 			return ret;
 		if (resident(self) - was >= (long)nr)
 			break;
+		/* Another CPU may have references to them for a moment. */
+		if (try > 1)
+			usleep(10000);
 		touch(p, nr);
 	}
 	return resident(self) - was;
