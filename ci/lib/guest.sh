@@ -193,6 +193,7 @@ guest_qemu() {
 		-chardev file,id=ktap,path=ktap.log -device virtserialport,chardev=ktap,name=ktap
 		-chardev file,id=token,path=token -device virtserialport,chardev=token,name=token
 		-object rng-random,id=rng,filename=/dev/urandom -device "$VIRTIO_RNG,rng=rng")
+	if [[ -n $GPU ]]; then QEMU_CMD+=(-device "$GPU"); fi
 	if [[ -n $IVSHMEM ]]; then
 		QEMU_CMD+=(-object memory-backend-ram,id=vram,size=64M,share=on -device "$IVSHMEM,memdev=vram")
 	fi

@@ -8,7 +8,7 @@ usage() {
 usage: ci/run mutate [NAME...]
 
 Plants the bugs of ci/tests/mutations/NAME.patch, one at a time, into the kernel that "ci/run build" has made
-for x86_64, and boots it: the tests that the patch names, in a line "Tests: REGEX", have to fail.
+for x86_64, and boots it. Of the tests that each line "Tests: REGEX" of the patch names, one has to fail at least.
 END
 }
 
@@ -45,8 +45,8 @@ tap_begin mutate
 for n in "${names[@]}"; do
 	patch=$TOP/ci/tests/mutations/$n.patch
 	[[ -f $patch ]] || usage_error "no mutation $n"
-	only=$(sed -n 's/^Tests: //p;/^---$/q' "$patch")
-	[[ -n $only ]] || harness_error "$patch has no line 'Tests: REGEX'"
+	mapfile -t finders < <(sed -n 's/^Tests: //p;/^---$/q' "$patch")
+	((${#finders[@]})) || harness_error "$patch has no line 'Tests: REGEX'"
 	if ! kgit apply --check "$patch" 2>"$OUT/mutate/err"; then
 		tap_not_ok "$n" "does not apply: $(<"$OUT/mutate/err")"
 		continue
@@ -60,15 +60,17 @@ for n in "${names[@]}"; do
 	fi
 	restore
 	rm -rf "$OUT/mutate/$n"
-	rc=0
-	RESULTS=$OUT/mutate/$n bash "$TOP/ci/run" test --build "$mutant" --only "$only" \
-		>"$OUT/log/mutate-$n-test.log" 2>&1 || rc=$?
-	failed=$(grep -cE '^not ok [0-9]+ - [a-z_]+:[a-z_0-9]+\.' "$OUT/mutate/$n"/*.tap 2>/dev/null || true)
-	if ((rc == E_FAIL && failed > 0)); then
-		tap_ok "$n: $failed tests fail"
-	else
-		tap_not_ok "$n" "no test has failed, status $rc; see $OUT/log/mutate-$n-test.log"
-	fi
+	for i in "${!finders[@]}"; do
+		# The lines are anchored to the program; the point of the whole program does not count.
+		results=$OUT/mutate/$n/$i log=$OUT/log/mutate-$n-$i-test.log rc=0
+		RESULTS=$results bash "$TOP/ci/run" test --build "$mutant" --only "${finders[i]}" >"$log" 2>&1 || rc=$?
+		failed=$(grep -hcE '^not ok [0-9]+ - [a-z_]+:' "$results"/*.tap 2>/dev/null || true)
+		if ((rc == E_FAIL && failed > 0)); then
+			tap_ok "$n: $failed of ${finders[i]} fail"
+		else
+			tap_not_ok "$n: ${finders[i]}" "no test has failed, status $rc; see $log"
+		fi
+	done
 done
 rm -rf "$mutant"
 tap_end || fail "a planted bug has not been found"

@@ -19,52 +19,91 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/param.h>
 #include <sys/sendfile.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/sysinfo.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <linux/falloc.h>
-#include <linux/loop.h>
+#include <linux/fs.h>
+#include <linux/io_uring.h>
+#include <linux/mman.h>
 #include <linux/userfaultfd.h>
 
 #include "kselftest_harness.h"
 #include <lib/test_hmm_uapi.h>
 #include <mm/gup_test.h>
+#include "hmm_file_util.h"
+#include "vm_util.h"
 
 #define DEVICE		"/dev/hmm_dmirror0"
 #define TOP		"/tmp/hmm_file"
 #define PAGES		16UL
 
-/* vm_util.h and <linux/fs.h> do not go with <sys/mount.h>. */
-#define FORCE_READ(x) (*(const volatile typeof(x) *)&(x))
-
-#ifndef FIFREEZE
-#define FIFREEZE	_IOWR('X', 119, int)
-#define FITHAW		_IOWR('X', 120, int)
-#endif
-
 #ifndef __NR_cachestat
 #define __NR_cachestat	451
 #endif
 
-struct cachestat_range_ {
-	uint64_t off, len;
-};
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
 
-struct cachestat_ {
-	uint64_t nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recent;
-};
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE	101
+#endif
 
-static size_t psize(void)
+/* How long, in milliseconds, to wait for what has to happen */
+#define PATIENCE	60000
+
+/* How many seconds a test may take, on an emulated machine with KASAN, too */
+#define TIMEOUT		300
+
+static long now_ms(void)
 {
-	static size_t size;
+	struct timespec ts;
 
-	if (!size)
-		size = sysconf(_SC_PAGESIZE);
-	return size;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Wait until @condition, or for PATIENCE */
+#define WAIT_FOR(condition)						\
+({									\
+	long end_ = now_ms() + PATIENCE;				\
+	bool is_;							\
+									\
+	while (!(is_ = (condition)) && now_ms() < end_)			\
+		usleep(10000);						\
+	is_;								\
+})
+
+static bool set_file(const char *path, const char *what)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
+
+	close(fd);
+	return ok;
+}
+
+/* The number after @key in a file, or its first one; -1 without */
+static long number_in(const char *path, const char *key)
+{
+	FILE *f = fopen(path, "r");
+	long value = -1;
+	char line[256];
+
+	while (f && value < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			sscanf(line + strlen(key), "%ld", &value);
+	if (f)
+		fclose(f);
+	return value;
 }
 
 /* Each word of a page tells where it is, and which version. */
@@ -122,6 +161,18 @@ static int try_read(const char *p)
 	if (!sig) {
 		fault_armed = 1;
 		FORCE_READ(*p);
+	}
+	fault_armed = 0;
+	return sig;
+}
+
+static int try_poison(void *p)
+{
+	int sig = sigsetjmp(fault_jmp, 1);
+
+	if (!sig) {
+		fault_armed = 1;
+		madvise(p, psize(), MADV_HWPOISON);
 	}
 	fault_armed = 0;
 	return sig;
@@ -203,49 +254,6 @@ FIXTURE_VARIANT_ADD(file, btrfs)
 	.disk = true,
 };
 
-static int run(const char *fmt, ...)
-{
-	char cmd[256];
-	va_list ap;
-	int ret;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	ret = system(cmd);
-	return WIFEXITED(ret) ? WEXITSTATUS(ret) : -1;
-}
-
-/*
- * Mount the image at @path. While the loop device is open for writing, a
- * kernel without CONFIG_BLK_DEV_WRITE_MOUNTED refuses.
- */
-static bool mount_image(const char *path, const char *dir, const char *fs)
-{
-	struct loop_config config = {
-		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
-	};
-	char dev[32];
-	int control, nr, rw, ro = -1, ret = -1;
-
-	config.fd = open(path, O_RDWR);
-	control = open("/dev/loop-control", O_RDWR);
-	nr = control >= 0 ? ioctl(control, LOOP_CTL_GET_FREE) : -1;
-	snprintf(dev, sizeof(dev), "/dev/loop%d", nr);
-	rw = nr >= 0 ? open(dev, O_RDWR) : -1;
-	if (rw >= 0 && !ioctl(rw, LOOP_CONFIGURE, &config))
-		ro = open(dev, O_RDONLY);
-	close(rw);
-	if (ro >= 0)
-		ret = mount(dev, dir, fs, 0, NULL);
-	if (ret)
-		perror(dev);
-	close(ro);
-	close(control);
-	close(config.fd);
-	return !ret;
-}
-
 /* The file system of a variant is made for its first test, and stays. */
 static bool mount_fs(struct _test_data_file *self, const struct _fixture_variant_file *variant,
 		     const char *name)
@@ -271,7 +279,7 @@ static bool mount_fs(struct _test_data_file *self, const struct _fixture_variant
 	    run("%s " TOP "/images/%s >/dev/null", variant->mkfs, name))
 		return false;
 	snprintf(image, sizeof(image), TOP "/images/%s", name);
-	return mount_image(image, self->dir, variant->fs);
+	return !mount_image(image, self->dir, variant->fs, NULL);
 }
 
 static bool remount(struct _test_data_file *self, const struct _fixture_variant_file *variant)
@@ -280,7 +288,7 @@ static bool remount(struct _test_data_file *self, const struct _fixture_variant_
 
 	snprintf(image, sizeof(image), TOP "/images%s", strrchr(self->dir, '/'));
 	return !umount(self->dir) &&
-	       mount_image(image, self->dir, variant->fs);
+	       !mount_image(image, self->dir, variant->fs, NULL);
 }
 
 static int stats(int dev, struct hmm_dmirror_stats *stats)
@@ -318,11 +326,32 @@ static int command(int dev, unsigned long request, void *addr, void *ptr,
 	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
+/* Where it does not matter: the ioctls take no 0. */
+#define NOWHERE		((void *)(uintptr_t)psize())
+
 static int flags(int dev, uint64_t flags)
 {
-	/* The ioctl takes no 0, and the driver does not know the other bit. */
-	return command(dev, HMM_DMIRROR_FLAGS, (void *)psize(), NULL,
+	/* The driver does not know the other bit. */
+	return command(dev, HMM_DMIRROR_FLAGS, NOWHERE, NULL,
 		       flags | 1 << 16);
+}
+
+/* Whoever has a reference to a page of the device keeps it there. */
+static bool evict(int dev, struct hmm_dmirror_stats *before)
+{
+	struct hmm_dmirror_stats now;
+
+	return WAIT_FOR(!command(dev, HMM_DMIRROR_EVICT, NOWHERE, NULL, 1) &&
+			!stats(dev, &now) &&
+			now.allocs - before->allocs == now.frees - before->frees);
+}
+
+/* Writeback is when a test says so: it would recall pages. */
+static bool writeback_every(const char *centisecs)
+{
+	return set_file("/proc/sys/vm/dirty_expire_centisecs",
+			  strcmp(centisecs, "0") ? centisecs : "100000") &&
+	       set_file("/proc/sys/vm/dirty_writeback_centisecs", centisecs);
 }
 
 FIXTURE_SETUP(file)
@@ -340,6 +369,7 @@ FIXTURE_SETUP(file)
 	ASSERT_GE(self->dev, 0) {
 		TH_LOG("%s: %s", DEVICE, strerror(errno));
 	}
+	ASSERT_TRUE(writeback_every("0"));
 	ASSERT_TRUE(mount_fs(self, variant, name));
 	snprintf(self->path, sizeof(self->path), "%s/file.%d", self->dir,
 		 getpid());
@@ -349,7 +379,7 @@ FIXTURE_SETUP(file)
 	self->mirror = aligned_alloc(psize(), PAGES * psize());
 	ASSERT_NE(self->buf, NULL);
 	ASSERT_NE(self->mirror, NULL);
-	ASSERT_EQ(command(self->dev, HMM_DMIRROR_EVICT, (void *)psize(), NULL, 1), 0);
+	ASSERT_EQ(command(self->dev, HMM_DMIRROR_EVICT, NOWHERE, NULL, 1), 0);
 	ASSERT_EQ(stats(self->dev, &self->before), 0);
 
 	/* One by one: a large folio that is dirty cannot always be split. */
@@ -365,8 +395,7 @@ FIXTURE_TEARDOWN(file)
 	close(self->fd);
 	unlink(self->path);
 	/* Whatever was left there is evicted, or the file's end was theirs. */
-	EXPECT_EQ(command(self->dev, HMM_DMIRROR_EVICT, (void *)psize(), NULL, 1), 0);
-	EXPECT_EQ(resident(self), 0);
+	EXPECT_TRUE(evict(self->dev, &self->before));
 	close(self->dev);
 }
 
@@ -384,27 +413,36 @@ static void touch(char *p, unsigned long nr)
 }
 
 /*
- * Pages of @p that are in device memory then; their data are in mirror. Parts
- * of a large folio are unmapped when it has been split, and go the next time.
+ * Pages of @p that are in device memory then; their data are in mirror. Another
+ * CPU may have a reference to one for a moment, so it takes up to @ms. Parts of
+ * a large folio are unmapped when it has been split, and have to be touched,
+ * which recalls those that have gone.
  */
-static long migrate(struct _test_data_file *self, char *p, unsigned long nr)
+static long migrate_within(struct _test_data_file *self, char *p, unsigned long nr,
+			   long ms)
 {
-	long was = resident(self);
+	long was = resident(self), end = now_ms() + ms, patience = now_ms() + 1000;
 
-	for (int try = 0; try < 10; try++) {
+	for (;;) {
 		int ret = command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
 				  self->mirror, nr);
 
 		if (ret && ret != -ENOENT)
 			return ret;
-		if (resident(self) - was >= (long)nr)
-			break;
-		/* Another CPU may have references to them for a moment. */
-		if (try > 1)
+		if (resident(self) - was >= (long)nr || now_ms() > end)
+			return resident(self) - was;
+		if (resident(self) == was || now_ms() > patience) {
+			touch(p, nr);
+			patience = now_ms() + 1000;
+		} else {
 			usleep(10000);
-		touch(p, nr);
+		}
 	}
-	return resident(self) - was;
+}
+
+static long migrate(struct _test_data_file *self, char *p, unsigned long nr)
+{
+	return migrate_within(self, p, nr, PATIENCE);
 }
 
 /* To the device, in a mapping that is not written to: clean, if @sync */
@@ -439,7 +477,7 @@ static char *device_writes(struct _test_data_file *self,
 	return p;
 }
 
-TEST_F(file, load)
+TEST_F_TIMEOUT(file, load, TIMEOUT)
 {
 	char *p = to_device(self, _metadata, true);
 
@@ -451,7 +489,7 @@ TEST_F(file, load)
 }
 
 /* Pages that are not clean: the data are nowhere else. */
-TEST_F(file, load_dirty)
+TEST_F_TIMEOUT(file, load_dirty, TIMEOUT)
 {
 	char *p = to_device(self, _metadata, false);
 
@@ -469,7 +507,7 @@ TEST_F(file, load_dirty)
 }
 
 /* Large folios are split: a part of one goes, the rest stays. */
-TEST_F(file, large)
+TEST_F_TIMEOUT(file, large, TIMEOUT)
 {
 	const size_t size = 4 << 20;
 	char *p, *buf = malloc(size);
@@ -490,7 +528,7 @@ TEST_F(file, large)
 	free(buf);
 }
 
-TEST_F(file, partial_range)
+TEST_F_TIMEOUT(file, partial_range, TIMEOUT)
 {
 	char *p = map(self, PROT_READ, MAP_SHARED);
 
@@ -506,7 +544,7 @@ TEST_F(file, partial_range)
 	ASSERT_EQ(recalls(self), 4);
 }
 
-TEST_F(file, read)
+TEST_F_TIMEOUT(file, read, TIMEOUT)
 {
 	to_device(self, _metadata, true);
 	ASSERT_EQ(pread(self->fd, self->buf, PAGES * psize(), 0), PAGES * psize());
@@ -515,7 +553,7 @@ TEST_F(file, read)
 }
 
 /* With O_DIRECT, what is on the disk must not be older. */
-TEST_F(file, read_direct)
+TEST_F_TIMEOUT(file, read_direct, TIMEOUT)
 {
 	int fd = open(self->path, O_RDWR | O_DIRECT);
 
@@ -528,7 +566,7 @@ TEST_F(file, read_direct)
 	close(fd);
 }
 
-TEST_F(file, write_direct)
+TEST_F_TIMEOUT(file, write_direct, TIMEOUT)
 {
 	int fd = open(self->path, O_RDWR | O_DIRECT);
 	char *p;
@@ -544,7 +582,7 @@ TEST_F(file, write_direct)
 	close(fd);
 }
 
-TEST_F(file, sendfile)
+TEST_F_TIMEOUT(file, sendfile, TIMEOUT)
 {
 	char *p = to_device(self, _metadata, true);
 	int pipefd[2];
@@ -560,7 +598,7 @@ TEST_F(file, sendfile)
 }
 
 /* Part of a page, whose rest only the device has */
-TEST_F(file, write)
+TEST_F_TIMEOUT(file, write, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 	uint64_t new = ~0ULL;
@@ -573,7 +611,7 @@ TEST_F(file, write)
 	ASSERT_EQ(memcmp(p, self->buf, PAGES * psize()), 0);
 }
 
-TEST_F(file, store)
+TEST_F_TIMEOUT(file, store, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -584,7 +622,7 @@ TEST_F(file, store)
 		ASSERT_EQ(wrong(self->buf + i * psize(), i, 1, 2), 1);
 }
 
-TEST_F(file, process_vm_readv)
+TEST_F_TIMEOUT(file, process_vm_readv, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 	struct iovec local = { self->mirror, PAGES * psize() };
@@ -595,7 +633,7 @@ TEST_F(file, process_vm_readv)
 	ASSERT_EQ(wrong(self->mirror, 0, PAGES, 2), 0);
 }
 
-TEST_F(file, populate)
+TEST_F_TIMEOUT(file, populate, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -605,7 +643,7 @@ TEST_F(file, populate)
 }
 
 /* Readahead finds that it is there. */
-TEST_F(file, readahead)
+TEST_F_TIMEOUT(file, readahead, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -615,7 +653,7 @@ TEST_F(file, readahead)
 	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
 }
 
-TEST_F(file, exec)
+TEST_F_TIMEOUT(file, exec, TIMEOUT)
 {
 	char *p, *program = NULL;
 	struct stat st;
@@ -676,7 +714,7 @@ static void check_disk(struct _test_data_file *self,
 	ASSERT_EQ(wrong(self->buf, 0, PAGES, 2), 0);
 }
 
-TEST_F(file, fsync)
+TEST_F_TIMEOUT(file, fsync, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 	int fd;
@@ -693,7 +731,7 @@ TEST_F(file, fsync)
 	check_disk(self, variant, _metadata, p);
 }
 
-TEST_F(file, msync)
+TEST_F_TIMEOUT(file, msync, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -702,7 +740,7 @@ TEST_F(file, msync)
 	check_disk(self, variant, _metadata, p);
 }
 
-TEST_F(file, sync)
+TEST_F_TIMEOUT(file, sync, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -712,7 +750,7 @@ TEST_F(file, sync)
 }
 
 /* Nobody asks for it, and the file is closed. */
-TEST_F(file, unmount)
+TEST_F_TIMEOUT(file, unmount, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -720,7 +758,7 @@ TEST_F(file, unmount)
 }
 
 /* After writeback, who writes has to ask the file system again. */
-TEST_F(file, store_after_fsync)
+TEST_F_TIMEOUT(file, store_after_fsync, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -734,7 +772,7 @@ TEST_F(file, store_after_fsync)
 }
 
 /* Clean pages are no business of writeback's. */
-TEST_F(file, fsync_clean)
+TEST_F_TIMEOUT(file, fsync_clean, TIMEOUT)
 {
 	to_device(self, _metadata, true);
 	ASSERT_EQ(fsync(self->fd), 0);
@@ -744,7 +782,7 @@ TEST_F(file, fsync_clean)
 	ASSERT_EQ(resident(self), PAGES);
 }
 
-TEST_F(file, drop_caches)
+TEST_F_TIMEOUT(file, drop_caches, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -756,7 +794,7 @@ TEST_F(file, drop_caches)
 }
 
 /* In the middle of a page; what is cut off must not come back. */
-TEST_F(file, truncate)
+TEST_F_TIMEOUT(file, truncate, TIMEOUT)
 {
 	const size_t size = 5 * psize() + 100;
 	char *p = device_writes(self, _metadata);
@@ -771,7 +809,7 @@ TEST_F(file, truncate)
 	ASSERT_TRUE(all_zero(p + size, PAGES * psize() - size));
 }
 
-TEST_F(file, truncate_all)
+TEST_F_TIMEOUT(file, truncate_all, TIMEOUT)
 {
 	device_writes(self, _metadata);
 	ASSERT_EQ(ftruncate(self->fd, 0), 0);
@@ -783,7 +821,7 @@ TEST_F(file, truncate_all)
 	ASSERT_TRUE(all_zero(self->buf, PAGES * psize()));
 }
 
-TEST_F(file, punch_hole)
+TEST_F_TIMEOUT(file, punch_hole, TIMEOUT)
 {
 	const size_t start = 3 * psize() + 512, len = 4 * psize();
 	char *p = device_writes(self, _metadata);
@@ -795,7 +833,7 @@ TEST_F(file, punch_hole)
 	ASSERT_EQ(memcmp(p, self->buf, PAGES * psize()), 0);
 }
 
-TEST_F(file, collapse_range)
+TEST_F_TIMEOUT(file, collapse_range, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -809,7 +847,7 @@ TEST_F(file, collapse_range)
 	ASSERT_EQ(wrong(p + 4 * psize(), 8, PAGES - 8, 2), 0);
 }
 
-TEST_F(file, zero_range)
+TEST_F_TIMEOUT(file, zero_range, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -821,7 +859,7 @@ TEST_F(file, zero_range)
 	ASSERT_EQ(memcmp(p, self->buf, PAGES * psize()), 0);
 }
 
-TEST_F(file, unlink)
+TEST_F_TIMEOUT(file, unlink, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -831,17 +869,13 @@ TEST_F(file, unlink)
 	ASSERT_EQ(resident(self), PAGES - 1);
 	ASSERT_EQ(close(self->fd), 0);
 	/* btrfs leaves it to a thread. */
-	for (int i = 0; i < 100 && resident(self); i++) {
-		sync();
-		usleep(100000);
-	}
-	ASSERT_EQ(resident(self), 0);
+	ASSERT_TRUE(WAIT_FOR((sync(), !resident(self))));
 	ASSERT_EQ(recalls(self), 1);
 	self->fd = open(self->path, O_RDWR | O_CREAT, 0600);
 }
 
 /* A private mapping: the file's pages go, copies of it stay. */
-TEST_F(file, private)
+TEST_F_TIMEOUT(file, private, TIMEOUT)
 {
 	char *p = map(self, PROT_READ | PROT_WRITE, MAP_PRIVATE);
 
@@ -860,7 +894,7 @@ TEST_F(file, private)
 }
 
 /* Others have it mapped, and change it. */
-TEST_F(file, processes)
+TEST_F_TIMEOUT(file, processes, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 	int status;
@@ -881,7 +915,7 @@ TEST_F(file, processes)
 }
 
 /* The other process's mapping is another, at another offset. */
-TEST_F(file, two_mappings)
+TEST_F_TIMEOUT(file, two_mappings, TIMEOUT)
 {
 	char *p = map(self, PROT_READ | PROT_WRITE, MAP_SHARED);
 	char *q = mmap(NULL, 4 * psize(), PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -904,17 +938,17 @@ TEST_F(file, two_mappings)
 	ASSERT_EQ(wrong(self->mirror + 6 * psize(), 6, PAGES - 6, 2), 0);
 }
 
-TEST_F(file, evict)
+TEST_F_TIMEOUT(file, evict, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
-	ASSERT_EQ(command(self->dev, HMM_DMIRROR_EVICT, (void *)psize(), NULL, 1), 0);
-	ASSERT_EQ(resident(self), 0);
+	ASSERT_TRUE(evict(self->dev, &self->before));
+	ASSERT_EQ(recalls(self), 0);
 	check_disk(self, variant, _metadata, p);
 }
 
 /* The device cannot copy: as if the disk could not read. */
-TEST_F(file, copy_fails)
+TEST_F_TIMEOUT(file, copy_fails, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -937,7 +971,7 @@ TEST_F(file, copy_fails)
 }
 
 /* If what is cut off cannot be zeroed, the page is lost, which is told. */
-TEST_F(file, truncate_copy_fails)
+TEST_F_TIMEOUT(file, truncate_copy_fails, TIMEOUT)
 {
 	const size_t size = 5 * psize() + 100;
 	char *p = device_writes(self, _metadata);
@@ -956,6 +990,9 @@ TEST_F(file, truncate_copy_fails)
 	if (variant->disk) {
 		ASSERT_EQ(fsync(self->fd), -1);
 		ASSERT_EQ(errno, EIO);
+	} else {
+		ASSERT_EQ(try_read(p + 5 * psize()), SIGBUS);
+		ASSERT_EQ(ftruncate(self->fd, 5 * psize()), 0);
 	}
 	ASSERT_EQ(ftruncate(self->fd, PAGES * psize()), 0);
 	ASSERT_EQ(wrong(p, 0, 5, 2), 0);
@@ -963,7 +1000,7 @@ TEST_F(file, truncate_copy_fails)
 }
 
 /* What may not be written is not writable when it is back. */
-TEST_F(file, readonly)
+TEST_F_TIMEOUT(file, readonly, TIMEOUT)
 {
 	char *p = to_device(self, _metadata, true);
 
@@ -974,7 +1011,7 @@ TEST_F(file, readonly)
 	ASSERT_EQ(wrong(p, 0, PAGES, 1), 0);
 }
 
-TEST_F(file, mprotect)
+TEST_F_TIMEOUT(file, mprotect, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -986,24 +1023,35 @@ TEST_F(file, mprotect)
 	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
 }
 
-TEST_F(file, mlock)
+TEST_F_TIMEOUT(file, mlock, TIMEOUT)
 {
 	char *p = map(self, PROT_READ, MAP_SHARED);
 
 	ASSERT_NE(p, NULL);
 	ASSERT_EQ(fsync(self->fd), 0);
 	ASSERT_EQ(mlock(p, PAGES * psize()), 0);
-	ASSERT_EQ(migrate(self, p, PAGES), 0);
+	ASSERT_EQ(migrate_within(self, p, PAGES, 100), 0);
 	ASSERT_EQ(wrong(p, 0, PAGES, 1), 0);
 	ASSERT_EQ(recalls(self), 0);
 }
 
-TEST_F(file, observers)
+TEST_F_TIMEOUT(file, observers, TIMEOUT)
 {
-	struct cachestat_range_ range = { 0, PAGES * psize() };
-	struct cachestat_ cs;
+	struct cachestat_range range = { 0, PAGES * psize() };
+	struct cachestat cs;
 	unsigned char vec[PAGES];
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	uint64_t entry;
 	char *p = device_writes(self, _metadata);
+
+	/* As if it was not mapped: neither present nor swapped */
+	ASSERT_GE(pagemap, 0);
+	for (unsigned long i = 0; i < PAGES; i++) {
+		ASSERT_EQ(pread(pagemap, &entry, 8,
+				((uintptr_t)p / psize() + i) * 8), 8);
+		ASSERT_EQ(entry >> 62, 0);
+	}
+	close(pagemap);
 
 	ASSERT_EQ(mincore(p, PAGES * psize(), vec), 0);
 	for (unsigned long i = 0; i < PAGES; i++)
@@ -1023,7 +1071,7 @@ TEST_F(file, observers)
 }
 
 /* Who writes to protected pages is to be told, also when they have been away. */
-TEST_F(file, uffd_wp)
+TEST_F_TIMEOUT(file, uffd_wp, TIMEOUT)
 {
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_WP };
@@ -1067,7 +1115,7 @@ TEST_F(file, uffd_wp)
 }
 
 /* Pages that somebody holds on to stay; others come back for who asks. */
-TEST_F(file, longterm_pin)
+TEST_F_TIMEOUT(file, longterm_pin, TIMEOUT)
 {
 	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	struct pin_longterm_test pin = {};
@@ -1084,7 +1132,7 @@ TEST_F(file, longterm_pin)
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_START, &pin), 0);
 	ASSERT_EQ(recalls(self), PAGES);
 	ASSERT_EQ(resident(self), 0);
-	ASSERT_EQ(migrate(self, p, PAGES), 0);
+	ASSERT_EQ(migrate_within(self, p, PAGES, 100), 0);
 	memset(self->mirror, 0, PAGES * psize());
 	ASSERT_EQ(ioctl(gup, PIN_LONGTERM_TEST_READ, &dest), 0);
 	ASSERT_EQ(wrong(self->mirror, 0, PAGES, 1), 0);
@@ -1094,7 +1142,7 @@ TEST_F(file, longterm_pin)
 }
 
 /* Entries for swap and for the device, side by side */
-TEST_F(file, pageout)
+TEST_F_TIMEOUT(file, pageout, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
@@ -1107,7 +1155,7 @@ TEST_F(file, pageout)
 }
 
 /* Freezing writes back what devices have written, and nobody writes then. */
-TEST_F(file, freeze)
+TEST_F_TIMEOUT(file, freeze, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 	int dir = open(self->dir, O_RDONLY | O_DIRECTORY);
@@ -1125,8 +1173,7 @@ TEST_F(file, freeze)
 	}
 	/* Readable pages migrate, writable ones there are none. */
 	touch(p, PAGES);
-	migrate(self, p, PAGES);
-	fill(self->mirror, 0, PAGES, 2);
+	migrate_within(self, p, PAGES, PATIENCE / 3);
 	ASSERT_EQ(ioctl(dir, FITHAW, 0), 0);
 	ASSERT_EQ(resident(self), PAGES);
 	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
@@ -1134,12 +1181,12 @@ TEST_F(file, freeze)
 }
 
 /* The device goes away, and everything comes back before. */
-TEST_F(file, release)
+TEST_F_TIMEOUT(file, release, TIMEOUT)
 {
 	struct hmm_dmirror_stats now;
 	char *p = device_writes(self, _metadata);
 
-	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, (void *)psize(), NULL, 1), 0);
+	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
 	ASSERT_EQ(recalls(self), 0);
 	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
 	ASSERT_EQ(recalls(self), 0);
@@ -1151,8 +1198,57 @@ TEST_F(file, release)
 	self->before = now;
 }
 
+/*
+ * The device goes away, and does not copy any more: what is lost is told, and
+ * nobody waits for it.
+ */
+TEST_F_TIMEOUT(file, device_lost, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata);
+
+	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
+	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	if (variant->disk) {
+		ASSERT_EQ(fsync(self->fd), -1);
+		ASSERT_EQ(errno, EIO);
+		ASSERT_EQ(fsync(self->fd), 0);
+	} else {
+		ASSERT_EQ(try_read(p), SIGBUS);
+		ASSERT_EQ(try_write(p + psize(), 0), SIGBUS);
+		ASSERT_EQ(pread(self->fd, self->buf, psize(), 2 * psize()), -1);
+		ASSERT_EQ(errno, EIO);
+		ASSERT_EQ(pwrite(self->fd, "x", 1, 3 * psize()), -1);
+		ASSERT_EQ(errno, EIO);
+		ASSERT_EQ(ftruncate(self->fd, 0), 0);
+		ASSERT_EQ(ftruncate(self->fd, PAGES * psize()), 0);
+	}
+	ASSERT_TRUE(all_zero(p, PAGES * psize()));
+	fill(p, 0, PAGES, 2);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	check_disk(self, variant, _metadata, p);
+}
+
+/* What is on the disk is not lost. */
+TEST_F_TIMEOUT(file, device_lost_clean, TIMEOUT)
+{
+	char *p = to_device(self, _metadata, true);
+
+	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
+	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	if (variant->disk) {
+		ASSERT_EQ(wrong(p, 0, PAGES, 1), 0);
+		ASSERT_EQ(fsync(self->fd), 0);
+	} else {
+		ASSERT_EQ(try_read(p), SIGBUS);
+	}
+}
+
 /* Each allocation on the way back fails once; who cannot do without it waits. */
-TEST_F(file, no_memory)
+TEST_F_TIMEOUT(file, no_memory, TIMEOUT)
 {
 	static const char * const settings[][2] = {
 		{ "probability", "0" }, { "min-order", "0" },
@@ -1200,7 +1296,7 @@ TEST_F(file, no_memory)
 }
 
 /* The device has no memory for some: these stay. */
-TEST_F(file, no_device_memory)
+TEST_F_TIMEOUT(file, no_device_memory, TIMEOUT)
 {
 	char *p = map(self, PROT_READ | PROT_WRITE, MAP_SHARED);
 
@@ -1208,24 +1304,771 @@ TEST_F(file, no_device_memory)
 	/* There and back, so that no folio is large */
 	fill(p, 0, PAGES, 1);
 	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
-	fill(p, 0, PAGES, 1);
-	ASSERT_EQ(stats(self->dev, &self->before), 0);
-	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_ALLOC), 0);
-	command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p, self->mirror, PAGES);
-	ASSERT_EQ(resident(self), PAGES - 1);
+	/* Others may stay, too, if somebody has a reference to them. */
+	ASSERT_TRUE(WAIT_FOR((fill(p, 0, PAGES, 1),
+			      stats(self->dev, &self->before),
+			      flags(self->dev, HMM_DMIRROR_FLAG_FAIL_ALLOC),
+			      command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
+				      self->mirror, PAGES),
+			      resident(self) == PAGES - 1)));
 	ASSERT_EQ(wrong(p, 0, PAGES, 1), 0);
 	ASSERT_EQ(recalls(self), PAGES - 1);
+}
+
+/* By a worker: who submits it may not wait for the device. */
+TEST_F_TIMEOUT(file, io_uring, TIMEOUT)
+{
+	struct io_uring_params params = {};
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	unsigned int *array, *tail;
+	char *sq, *cq, *p;
+	int ring;
+
+	ring = syscall(__NR_io_uring_setup, 1, &params);
+	ASSERT_GE(ring, 0);
+	sq = mmap(NULL, params.sq_off.array + params.sq_entries * sizeof(*array),
+		  PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+	ASSERT_NE(sq, MAP_FAILED);
+	cq = mmap(NULL, params.cq_off.cqes + params.cq_entries * sizeof(*cqe),
+		  PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_CQ_RING);
+	ASSERT_NE(cq, MAP_FAILED);
+	sqe = mmap(NULL, params.sq_entries * sizeof(*sqe), PROT_READ | PROT_WRITE,
+		   MAP_SHARED, ring, IORING_OFF_SQES);
+	ASSERT_NE(sqe, MAP_FAILED);
+	array = (unsigned int *)(sq + params.sq_off.array);
+	tail = (unsigned int *)(sq + params.sq_off.tail);
+	cqe = (struct io_uring_cqe *)(cq + params.cq_off.cqes);
+
+	p = device_writes(self, _metadata);
+	memset(self->buf, 0, PAGES * psize());
+	for (int i = 0; i < 2; i++) {
+		memset(sqe, 0, sizeof(*sqe));
+		sqe->opcode = i ? IORING_OP_READ : IORING_OP_WRITE;
+		sqe->fd = self->fd;
+		sqe->addr = (uintptr_t)self->buf;
+		/* First a part of the first page is written. */
+		sqe->len = i ? PAGES * psize() : 8;
+		sqe->off = i ? 0 : 1024;
+		array[*tail % params.sq_entries] = 0;
+		__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+		ASSERT_EQ(syscall(__NR_io_uring_enter, ring, 1, 1,
+				  IORING_ENTER_GETEVENTS, NULL, 0), 1);
+		ASSERT_EQ(cqe[i % params.cq_entries].res, sqe->len);
+		/* What has been reaped makes room. */
+		__atomic_store_n((unsigned int *)(cq + params.cq_off.head), i + 1,
+				 __ATOMIC_RELEASE);
+	}
+	ASSERT_EQ(wrong(self->buf, 0, 1, 2), 1);
+	ASSERT_EQ(wrong(self->buf + psize(), 1, PAGES - 1, 2), 0);
+	ASSERT_EQ(recalls(self), PAGES);
+	ASSERT_EQ(memcmp(p, self->buf, PAGES * psize()), 0);
+	close(ring);
+}
+
+/* The fast GUP has no PTE to take a page from. */
+TEST_F_TIMEOUT(file, vmsplice, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata);
+	int pipefd[2];
+
+	ASSERT_EQ(pipe(pipefd), 0);
+	for (unsigned long i = 0; i < PAGES; i++) {
+		struct iovec iov = { p + i * psize(), psize() };
+
+		ASSERT_EQ(vmsplice(pipefd[1], &iov, 1, 0), psize());
+		ASSERT_EQ(recalls(self), i + 1);
+		/* The pipe has a reference to it. */
+		ASSERT_EQ(migrate_within(self, p + i * psize(), 1, 100), 0);
+		ASSERT_EQ(read(pipefd[0], self->buf, psize()), psize());
+		ASSERT_EQ(wrong(self->buf, i, 1, 2), 0);
+	}
+	close(pipefd[0]);
+	close(pipefd[1]);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+}
+
+/* I/O from, and to, a mapping of what the device has */
+TEST_F_TIMEOUT(file, direct_io_buffer, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata), path[112];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s.direct", self->path);
+	fd = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pwrite(fd, p, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(recalls(self), PAGES);
+	ASSERT_EQ(pread(fd, self->buf, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(wrong(self->buf, 0, PAGES, 2), 0);
+	fill(self->buf, 0, PAGES, 3);
+	ASSERT_EQ(pwrite(fd, self->buf, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	ASSERT_EQ(pread(fd, p, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(unlink(path), 0);
+	close(fd);
+	ASSERT_EQ(resident(self), 0);
+	ASSERT_EQ(wrong(p, 0, PAGES, 3), 0);
+	ASSERT_EQ(pread(self->fd, self->buf, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(wrong(self->buf, 0, PAGES, 3), 0);
+}
+
+/* As a debugger does: also into what may not be written */
+TEST_F_TIMEOUT(file, proc_mem, TIMEOUT)
+{
+	int mem = open("/proc/self/mem", O_RDWR);
+	char *p = map(self, PROT_READ, MAP_PRIVATE);
+	uint64_t new = ~0ULL;
+
+	ASSERT_GE(mem, 0);
+	ASSERT_NE(p, NULL);
+	ASSERT_EQ(fsync(self->fd), 0);
+	touch(p, PAGES);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	ASSERT_EQ(pread(mem, self->buf, psize(), (uintptr_t)p), psize());
+	ASSERT_EQ(wrong(self->buf, 0, 1, 1), 0);
+	for (unsigned long i = 0; i < PAGES; i++)
+		ASSERT_EQ(pwrite(mem, &new, 8, (uintptr_t)p + i * psize() + 1024), 8);
+	for (unsigned long i = 0; i < PAGES; i++)
+		ASSERT_EQ(wrong(p + i * psize(), i, 1, 1), 1);
+	ASSERT_EQ(pread(self->fd, self->buf, PAGES * psize(), 0), PAGES * psize());
+	ASSERT_EQ(wrong(self->buf, 0, PAGES, 1), 0);
+	close(mem);
+}
+
+#if defined(__x86_64__)
+#define NOP	"\x90"
+#elif defined(__aarch64__)
+#define NOP	"\x1f\x20\x03\xd5"
+#endif
+
+#ifdef NOP
+/*
+ * To remove a breakpoint, uprobes look whether the page of the file is the same
+ * as theirs, under the page table lock.
+ */
+TEST_F_TIMEOUT(file, uprobe, TIMEOUT)
+{
+	const char *events = "/sys/kernel/tracing/uprobe_events";
+	char *p, *q, event[160], enable[96];
+
+	for (size_t i = 0; i + strlen(NOP) <= psize(); i += strlen(NOP))
+		ASSERT_EQ(pwrite(self->fd, NOP, strlen(NOP), 5 * psize() + i),
+			  strlen(NOP));
+	ASSERT_EQ(fsync(self->fd), 0);
+	p = map(self, PROT_READ | PROT_EXEC, MAP_PRIVATE);
+	q = map(self, PROT_READ, MAP_SHARED);
+	ASSERT_NE(p, NULL);
+	ASSERT_NE(q, NULL);
+	touch(q, PAGES);
+	ASSERT_EQ(migrate(self, q, PAGES), PAGES);
+
+	if (access(events, F_OK))
+		ASSERT_EQ(mount("tracefs", "/sys/kernel/tracing", "tracefs", 0,
+				NULL), 0);
+	snprintf(event, sizeof(event), "p:hmm_file/t%d %s:0x%lx", getpid(),
+		 self->path, (unsigned long)(5 * psize() + 64));
+	ASSERT_TRUE(set_file(events, event));
+	snprintf(enable, sizeof(enable),
+		 "/sys/kernel/tracing/events/hmm_file/t%d/enable", getpid());
+	ASSERT_TRUE(set_file(enable, "1"));
+	ASSERT_NE(memcmp(p + 5 * psize() + 64, NOP, strlen(NOP)), 0);
+	ASSERT_EQ(memcmp(q + 5 * psize() + 64, NOP, strlen(NOP)), 0);
+	ASSERT_EQ(resident(self), PAGES - 1);
+
+	ASSERT_EQ(migrate(self, q + 5 * psize(), 1), 1);
+	ASSERT_TRUE(set_file(enable, "0"));
+	ASSERT_EQ(resident(self), PAGES);
+	ASSERT_EQ(memcmp(p + 5 * psize() + 64, NOP, strlen(NOP)), 0);
+	snprintf(event, sizeof(event), "-:hmm_file/t%d", getpid());
+	ASSERT_TRUE(set_file(events, event));
+	ASSERT_EQ(wrong(p, 0, 5, 1), 0);
+}
+#endif
+
+static bool build_id(void *addr, char *id, unsigned int *size)
+{
+	struct procmap_query query = {
+		.size = sizeof(query),
+		.query_addr = (uintptr_t)addr,
+		.build_id_size = *size,
+		.build_id_addr = (uintptr_t)id,
+	};
+	int fd = open("/proc/self/maps", O_RDONLY);
+	bool ok = fd >= 0 && !ioctl(fd, PROCMAP_QUERY, &query);
+
+	close(fd);
+	*size = query.build_id_size;
+	return ok;
+}
+
+TEST_F_TIMEOUT(file, build_id, TIMEOUT)
+{
+	int self_fd = open("/proc/self/exe", O_RDONLY);
+	char *p, want[20] = {}, have[20] = {};
+	unsigned int size = sizeof(want);
+	struct stat st;
+
+	ASSERT_GE(self_fd, 0);
+	ASSERT_EQ(fstat(self_fd, &st), 0);
+	ASSERT_EQ(ftruncate(self->fd, 0), 0);
+	for (off_t off = 0; off < st.st_size;)
+		ASSERT_GT(sendfile(self->fd, self_fd, &off, st.st_size - off), 0);
+	close(self_fd);
+	ASSERT_EQ(fsync(self->fd), 0);
+	p = map(self, PROT_READ, MAP_SHARED);
+	ASSERT_NE(p, NULL);
+	ASSERT_TRUE(build_id(p, want, &size));
+	ASSERT_GT(size, 0);
+	touch(p, PAGES);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	ASSERT_TRUE(build_id(p, have, &size));
+	ASSERT_GT(size, 0);
+	ASSERT_EQ(memcmp(want, have, sizeof(want)), 0);
+	ASSERT_GT(recalls(self), 0);
+}
+
+/* Nobody asks for it, but the time has come. */
+TEST_F_TIMEOUT(file, periodic_writeback, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata);
+
+	ASSERT_TRUE(writeback_every("10"));
+	if (variant->disk) {
+		ASSERT_TRUE(WAIT_FOR(!resident(self)));
+		/* Some file systems have the size on the disk later than that. */
+		ASSERT_EQ(fsync(self->fd), 0);
+	} else {
+		usleep(500000);
+		ASSERT_EQ(resident(self), PAGES);
+	}
+	ASSERT_TRUE(writeback_every("0"));
+	check_disk(self, variant, _metadata, p);
+}
+
+TEST_F_TIMEOUT(file, insert_range, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata);
+
+	if (fallocate(self->fd, FALLOC_FL_INSERT_RANGE, 4 * psize(),
+		      4 * psize())) {
+		ASSERT_EQ(errno, EOPNOTSUPP);
+		ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
+		return;
+	}
+	ASSERT_EQ(wrong(p, 0, 4, 2), 0);
+	ASSERT_TRUE(all_zero(p + 4 * psize(), 4 * psize()));
+	ASSERT_EQ(wrong(p + 8 * psize(), 4, PAGES - 8, 2), 0);
+	ASSERT_EQ(pread(self->fd, self->buf, 4 * psize(), PAGES * psize()),
+		  4 * psize());
+	ASSERT_EQ(wrong(self->buf, PAGES - 4, 4, 2), 0);
+}
+
+/* What a child has is its own, be it a copy or the file's. */
+TEST_F_TIMEOUT(file, private_fork, TIMEOUT)
+{
+	char *p = map(self, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	int status;
+	pid_t pid;
+
+	ASSERT_NE(p, NULL);
+	ASSERT_EQ(fsync(self->fd), 0);
+	touch(p, PAGES);
+	fill(p, 0, 4, 7);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		if (wrong(p, 0, 4, 7) || wrong(p + 4 * psize(), 4, PAGES - 4, 1))
+			_exit(1);
+		fill(p, 0, PAGES, 8);
+		_exit(wrong(p, 0, PAGES, 8) ? 2 : 0);
+	}
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	ASSERT_EQ(status, 0);
+	ASSERT_EQ(wrong(p, 0, 4, 7), 0);
+	ASSERT_EQ(wrong(p + 4 * psize(), 4, PAGES - 4, 1), 0);
+}
+
+/* Whoever walks over the memory by pfn does not find it. */
+TEST_F_TIMEOUT(file, walkers, TIMEOUT)
+{
+	const char *idle = "/sys/kernel/mm/page_idle/bitmap";
+	const char *scans = "/sys/kernel/mm/ksm/full_scans";
+	char *p = device_writes(self, _metadata);
+	char *q = map(self, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	uint64_t word[64];
+	int fd, ret;
+	long was;
+
+	ASSERT_NE(q, NULL);
+	ASSERT_TRUE(set_file("/proc/sys/vm/compact_memory", "1"));
+
+	ASSERT_EQ(madvise(q, PAGES * psize(), MADV_MERGEABLE), 0);
+	ASSERT_TRUE(set_file("/sys/kernel/mm/ksm/pages_to_scan", "10000"));
+	was = number_in(scans, "");
+	ASSERT_TRUE(set_file("/sys/kernel/mm/ksm/run", "1"));
+	EXPECT_TRUE(WAIT_FOR(number_in(scans, "") >= was + 2));
+	ASSERT_TRUE(set_file("/sys/kernel/mm/ksm/run", "2"));
+
+	fd = open(idle, O_RDWR);
+	ASSERT_GE(fd, 0);
+	for (off_t off = 0; ; off += sizeof(word)) {
+		memset(word, 0xff, sizeof(word));
+		if (pwrite(fd, word, sizeof(word), off) <= 0)
+			break;
+		ret = pread(fd, word, sizeof(word), off);
+		ASSERT_GT(ret, 0);
+	}
+	close(fd);
+
+	ASSERT_EQ(recalls(self), 0);
+	ASSERT_EQ(resident(self), PAGES);
+	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
+}
+
+/* It is poisoned in system memory: the device's has no hardware to be bad. */
+TEST_F_TIMEOUT(file, memory_failure, TIMEOUT)
+{
+	char *p = device_writes(self, _metadata);
+
+	ASSERT_EQ(madvise(p, psize(), MADV_SOFT_OFFLINE), 0);
+	ASSERT_EQ(recalls(self), 1);
+	ASSERT_EQ(wrong(p, 0, 1, 2), 0);
+	ASSERT_EQ(try_poison(p + 3 * psize()), SIGBUS);
+	ASSERT_EQ(recalls(self), 2);
+	ASSERT_EQ(try_read(p + 3 * psize()), SIGBUS);
+	ASSERT_EQ(resident(self), PAGES - 2);
+	ASSERT_EQ(wrong(p + psize(), 1, 2, 2), 0);
+	ASSERT_EQ(wrong(p + 4 * psize(), 4, PAGES - 4, 2), 0);
+}
+
+/* A mapping of 2 MiB, whose first pages are in device memory */
+static char *map_2m(struct _test_data_file *self, struct __test_metadata *_metadata)
+{
+	const size_t size = 2 << 20;
+	char *p = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
+
+	ASSERT_NE(p, MAP_FAILED);
+	p = (char *)(((uintptr_t)p + size - 1) & ~(size - 1));
+	p = mmap(p, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 self->fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	for (size_t i = 0; i < size / psize(); i++) {
+		fill(self->buf, i, 1, 1);
+		ASSERT_EQ(pwrite(self->fd, self->buf, psize(), i * psize()),
+			  psize());
+	}
+	fill(p, 0, PAGES, 1);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	return p;
+}
+
+static int collapse(char *p, size_t size)
+{
+	return madvise(p, size, MADV_COLLAPSE) ? errno : 0;
+}
+
+/* Who asks for a huge page gets it. */
+TEST_F_TIMEOUT(file, collapse, TIMEOUT)
+{
+	const size_t size = 2 << 20;
+	char *p = map_2m(self, _metadata);
+	int err;
+
+	/* Where files have no huge pages, it is refused. */
+	ASSERT_TRUE(WAIT_FOR((err = collapse(p, size), !err || err == EINVAL)));
+	ASSERT_TRUE(!err || variant->disk);
+	ASSERT_EQ(resident(self), err ? PAGES : 0);
+	ASSERT_EQ(wrong(p, 0, size / psize(), 1), 0);
+	ASSERT_EQ(munmap(p, size), 0);
+}
+
+/* khugepaged takes no pages away from a device. */
+TEST_F_TIMEOUT(file, khugepaged, TIMEOUT)
+{
+#define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
+	const size_t size = 2 << 20;
+	char *p = map_2m(self, _metadata);
+	char *anon = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	long was;
+
+	/* So that the process is on khugepaged's list, on any file system */
+	ASSERT_NE(anon, MAP_FAILED);
+	ASSERT_EQ(madvise(anon, 2 * size, MADV_HUGEPAGE), 0);
+	memset(anon, 1, 2 * size);
+	madvise(p, size, MADV_HUGEPAGE);
+	ASSERT_TRUE(set_file(KHUGEPAGED "scan_sleep_millisecs", "10"));
+	ASSERT_TRUE(set_file(KHUGEPAGED "pages_to_scan", "100000"));
+	was = number_in(KHUGEPAGED "full_scans", "");
+	EXPECT_TRUE(WAIT_FOR(number_in(KHUGEPAGED "full_scans", "") >= was + 3));
+	ASSERT_TRUE(set_file(KHUGEPAGED "scan_sleep_millisecs", "10000"));
+	ASSERT_TRUE(set_file(KHUGEPAGED "pages_to_scan", "4096"));
+	ASSERT_EQ(resident(self), PAGES);
+	ASSERT_EQ(recalls(self), 0);
+	ASSERT_EQ(wrong(p, 0, size / psize(), 1), 0);
+	ASSERT_EQ(munmap(p, size), 0);
+}
+
+static bool swap_in_use(unsigned long bytes)
+{
+	struct sysinfo info;
+
+	return !sysinfo(&info) &&
+	       (info.totalswap - info.freeswap) * info.mem_unit >= bytes;
+}
+
+static bool make_swap(int fd, size_t size)
+{
+	uint32_t head[3] = { 1, size / psize() - 1, 0 };
+
+	return pwrite(fd, head, sizeof(head), 1024) == sizeof(head) &&
+	       pwrite(fd, "SWAPSPACE2", 10, psize() - 10) == 10;
+}
+
+/*
+ * swapoff looks for its entries where those of devices are; and a file that is
+ * swapped to has no pages to migrate.
+ */
+TEST_F_TIMEOUT(file, swapoff, TIMEOUT)
+{
+	const char *image = TOP "/images/swap";
+	const size_t size = 8 << 20;
+	char *p, loop[32];
+	int fd;
+
+	if (variant->disk) {
+		long flags = FS_NOCOW_FL;
+
+		ASSERT_EQ(ftruncate(self->fd, 0), 0);
+		if (!strcmp(variant->fs, "btrfs"))
+			ASSERT_EQ(ioctl(self->fd, FS_IOC_SETFLAGS, &flags), 0);
+		memset(self->buf, 0, psize());
+		for (size_t i = 0; i < size; i += psize())
+			ASSERT_EQ(pwrite(self->fd, self->buf, psize(), i), psize());
+		ASSERT_TRUE(make_swap(self->fd, size));
+		ASSERT_EQ(fsync(self->fd), 0);
+		p = map(self, PROT_READ, MAP_SHARED);
+		ASSERT_NE(p, NULL);
+		touch(p, PAGES);
+		ASSERT_EQ(swapon(self->path, 0), 0);
+		EXPECT_EQ(migrate_within(self, p, PAGES, 100), 0);
+		ASSERT_EQ(swapoff(self->path), 0);
+		return;
+	}
+
+	mkdir(TOP "/images", 0700);
+	fd = open(image, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(ftruncate(fd, size), 0);
+	ASSERT_TRUE(make_swap(fd, size));
+	close(fd);
+	fd = attach_image(image, loop);
+	ASSERT_GE(fd, 0);
+	p = device_writes(self, _metadata);
+	ASSERT_EQ(wrong(p + 8 * psize(), 8, PAGES - 8, 2), 0);
+	ASSERT_EQ(resident(self), 8);
+	ASSERT_EQ(swapon(loop, 0), 0);
+	EXPECT_TRUE(WAIT_FOR((madvise(p, PAGES * psize(), MADV_PAGEOUT),
+			      swap_in_use(8 * psize()))));
+	ASSERT_EQ(swapoff(loop), 0);
+	close(fd);
+	ASSERT_EQ(unlink(image), 0);
+	ASSERT_EQ(resident(self), 8);
+	ASSERT_EQ(recalls(self), 8);
+	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
+}
+
+#define CGROUP TOP "/cgroup"
+
+static bool join_cgroup(const char *name)
+{
+	char path[96];
+
+	mkdir(CGROUP, 0700);
+	if (access(CGROUP "/cgroup.procs", F_OK) &&
+	    mount("cgroup2", CGROUP, "cgroup2", 0, NULL))
+		return false;
+	if (!set_file(CGROUP "/cgroup.subtree_control", "+memory"))
+		return false;
+	/* Without blkio, writeback is by memory cgroup all the same. */
+	set_file(CGROUP "/cgroup.subtree_control", "+io");
+	snprintf(path, sizeof(path), CGROUP "/%s", name);
+	mkdir(path, 0700);
+	snprintf(path, sizeof(path), CGROUP "/%s/cgroup.procs", name);
+	return set_file(path, "0");
+}
+
+/* Open the file anew: it and its pages belong to whoever writes first. */
+static bool file_of_cgroup(struct _test_data_file *self)
+{
+	close(self->fd);
+	unlink(self->path);
+	self->fd = open(self->path, O_RDWR | O_CREAT, 0600);
+	fill(self->buf, 0, PAGES, 1);
+	for (unsigned long i = 0; i < PAGES; i++)
+		if (pwrite(self->fd, self->buf + i * psize(), psize(),
+			   i * psize()) != (ssize_t)psize())
+			return false;
+	return true;
+}
+
+/*
+ * What the cgroup is charged for, all files. The kernel brings the sums up to
+ * date every 2 seconds, if it is awake.
+ */
+static long charged_for_files(const char *stat)
+{
+	long end = now_ms() + 4500;
+
+	while (now_ms() < end)
+		usleep(10000);
+	return number_in(stat, "file ");
+}
+
+/* The charge moves there and back, and goes with the page. */
+TEST_F_TIMEOUT(file, memcg, TIMEOUT)
+{
+	char name[32], stat[96], reclaim[96];
+	long charged;
+	char *p;
+
+	snprintf(name, sizeof(name), "memcg%d", getpid());
+	ASSERT_TRUE(join_cgroup(name));
+	snprintf(stat, sizeof(stat), CGROUP "/%s/memory.stat", name);
+	snprintf(reclaim, sizeof(reclaim), CGROUP "/%s/memory.reclaim", name);
+	ASSERT_TRUE(file_of_cgroup(self));
+	/* There and back, so that no folio is large */
+	p = device_writes(self, _metadata);
+	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
+	charged = charged_for_files(stat);
+	ASSERT_GE(charged, PAGES * psize());
+
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	ASSERT_EQ(charged_for_files(stat), charged);
+	/* There is less to be had. */
+	ASSERT_FALSE(set_file(reclaim, "64M"));
+	ASSERT_EQ(errno, EAGAIN);
+	ASSERT_EQ(resident(self), PAGES);
+	ASSERT_EQ(recalls(self), 0);
+	ASSERT_EQ(wrong(p, 0, PAGES / 2, 2), 0);
+	ASSERT_EQ(munmap(p, PAGES * psize()), 0);
+	close(self->fd);
+	ASSERT_EQ(unlink(self->path), 0);
+	ASSERT_TRUE(WAIT_FOR((sync(), !resident(self))));
+	/* btrfs has its metadata charged, too, and writes some now. */
+	if (strcmp(variant->fs, "btrfs"))
+		ASSERT_EQ(charged_for_files(stat), charged - PAGES * psize());
+
+	/* And a page outlives its cgroup. */
+	self->fd = open(self->path, O_RDWR | O_CREAT, 0600);
+	ASSERT_TRUE(file_of_cgroup(self));
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	p = device_writes(self, _metadata);
+	ASSERT_TRUE(set_file(CGROUP "/cgroup.procs", "0"));
+	snprintf(stat, sizeof(stat), CGROUP "/%s", name);
+	ASSERT_EQ(rmdir(stat), 0);
+	ASSERT_EQ(wrong(p, 0, PAGES / 2, 2), 0);
+	ASSERT_EQ(resident(self), PAGES / 2);
+	check_disk(self, variant, _metadata, p);
+}
+
+/*
+ * If it is another cgroup that writes, the inode's writeback becomes a matter
+ * of that one, with what is dirty on the device at that time.
+ */
+TEST_F_TIMEOUT(file, memcg_writeback, TIMEOUT)
+{
+	char a[32], b[32], path[96];
+
+	snprintf(a, sizeof(a), "a%d", getpid());
+	snprintf(b, sizeof(b), "b%d", getpid());
+	ASSERT_TRUE(join_cgroup(a));
+	ASSERT_TRUE(file_of_cgroup(self));
+	ASSERT_EQ(fsync(self->fd), 0);
+	ASSERT_TRUE(join_cgroup(b));
+	for (int i = 0; i < 16; i++) {
+		char *p;
+
+		ASSERT_EQ(ftruncate(self->fd, 0), 0);
+		fill(self->buf, 0, PAGES, 1);
+		for (unsigned long j = 0; j < PAGES; j++)
+			ASSERT_EQ(pwrite(self->fd, self->buf + j * psize(),
+					 psize(), j * psize()), psize());
+		ASSERT_EQ(fsync(self->fd), 0);
+		ASSERT_EQ(stats(self->dev, &self->before), 0);
+		p = device_writes(self, _metadata);
+		usleep(50000);
+		ASSERT_EQ(recalls(self), 0);
+		ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
+		ASSERT_EQ(munmap(p, PAGES * psize()), 0);
+	}
+	ASSERT_TRUE(set_file(CGROUP "/cgroup.procs", "0"));
+	snprintf(path, sizeof(path), CGROUP "/%s", a);
+	ASSERT_EQ(rmdir(path), 0);
+	snprintf(path, sizeof(path), CGROUP "/%s", b);
+	ASSERT_EQ(rmdir(path), 0);
+}
+
+FIXTURE(refused)
+{
+	int dev;
+	int fd;
+	int shm;
+	char *p;
+	char *mirror;
+	struct hmm_dmirror_stats before;
+};
+
+/* Mappings of what does not go to a device */
+FIXTURE_VARIANT(refused)
+{
+	const char *fs;
+	const char *options;
+	int (*open)(void);
+	bool shm_lock;
+};
+
+static int open_hugetlb(void)
+{
+	/* As many as the mapping takes */
+	if (!set_file("/proc/sys/vm/nr_hugepages", "2"))
+		return -1;
+	return memfd_create("hmm_file", MFD_HUGETLB);
+}
+
+static int open_secretmem(void)
+{
+	return syscall(447 /* memfd_secret */, 0);
+}
+
+FIXTURE_VARIANT_ADD(refused, hugetlb)
+{
+	.open = open_hugetlb,
+};
+
+FIXTURE_VARIANT_ADD(refused, secretmem)
+{
+	.open = open_secretmem,
+};
+
+FIXTURE_VARIANT_ADD(refused, shm_lock)
+{
+	.shm_lock = true,
+};
+
+FIXTURE_VARIANT_ADD(refused, ramfs)
+{
+	.fs = "ramfs",
+};
+
+FIXTURE_VARIANT_ADD(refused, data_journal)
+{
+	.fs = "ext4",
+	.options = "data=journal",
+};
+
+FIXTURE_VARIANT_ADD(refused, ext2)
+{
+	.fs = "ext2",
+};
+
+FIXTURE_SETUP(refused)
+{
+	const size_t size = 2 << 20;
+
+	self->dev = open(DEVICE, O_RDWR);
+	ASSERT_GE(self->dev, 0);
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	self->mirror = aligned_alloc(psize(), PAGES * psize());
+	ASSERT_NE(self->mirror, NULL);
+	self->fd = -1;
+	self->shm = -1;
+	if (variant->shm_lock) {
+		self->shm = shmget(IPC_PRIVATE, size, IPC_CREAT | 0600);
+		ASSERT_GE(self->shm, 0);
+		ASSERT_EQ(shmctl(self->shm, SHM_LOCK, NULL), 0);
+		self->p = shmat(self->shm, NULL, 0);
+		shmctl(self->shm, IPC_RMID, NULL);
+		ASSERT_NE(self->p, (void *)-1);
+		return;
+	}
+	if (variant->open) {
+		self->fd = variant->open();
+	} else {
+		mkdir(TOP, 0700);
+		mkdir(TOP "/refused", 0700);
+		if (!strcmp(variant->fs, "ramfs")) {
+			ASSERT_EQ(mount("hmm_file", TOP "/refused", "ramfs", 0,
+					NULL), 0);
+		} else {
+			ASSERT_EQ(run("truncate -s 16M " TOP "/refused.img"), 0);
+			ASSERT_EQ(run("mkfs.ext4 -t %s -q -F " TOP "/refused.img >/dev/null",
+				      variant->fs), 0);
+			ASSERT_EQ(mount_image(TOP "/refused.img", TOP "/refused",
+					      variant->fs, variant->options), 0);
+		}
+		self->fd = open(TOP "/refused/file", O_RDWR | O_CREAT, 0600);
+	}
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(ftruncate(self->fd, size), 0);
+	self->p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(self->p, MAP_FAILED);
+}
+
+FIXTURE_TEARDOWN(refused)
+{
+	close(self->fd);
+	close(self->dev);
+	if (variant->shm_lock)
+		shmdt(self->p);
+	else
+		munmap(self->p, 2 << 20);
+	if (variant->fs)
+		EXPECT_EQ(umount(TOP "/refused"), 0);
+	unlink(TOP "/refused.img");
+	if (variant->open == open_hugetlb)
+		set_file("/proc/sys/vm/nr_hugepages", "0");
+}
+
+TEST_F(refused, stays)
+{
+	struct hmm_dmirror_stats now;
+
+	fill(self->p, 0, PAGES, 1);
+	if (variant->fs)
+		ASSERT_EQ(fsync(self->fd), 0);
+	for (int i = 0; i < 3; i++) {
+		command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, self->p,
+			self->mirror, PAGES);
+		ASSERT_EQ(wrong(self->p, 0, PAGES, 1), 0);
+	}
+	ASSERT_EQ(stats(self->dev, &now), 0);
+	ASSERT_EQ(now.recalls, self->before.recalls);
+	ASSERT_EQ(now.allocs - self->before.allocs,
+		  now.frees - self->before.frees);
 }
 
 int main(int argc, char **argv)
 {
 	static const char * const dirs[] = {
-		"tmpfs", "tmpfs_huge", "ext4", "ext4_1k", "xfs", "btrfs", "images",
+		"tmpfs", "tmpfs_huge", "ext4", "ext4_1k", "xfs", "btrfs", "refused",
+		"images", "cgroup",
 	};
+	const char *expire = "/proc/sys/vm/dirty_expire_centisecs";
+	const char *every = "/proc/sys/vm/dirty_writeback_centisecs";
+	long was[2] = { number_in(expire, ""), number_in(every, "") };
 	char path[64];
 	int ret;
 
 	ret = test_harness_run(argc, argv);
+	snprintf(path, sizeof(path), "%ld", was[0]);
+	set_file(expire, path);
+	snprintf(path, sizeof(path), "%ld", was[1]);
+	set_file(every, path);
 	for (unsigned int i = 0; i < ARRAY_SIZE(dirs); i++) {
 		snprintf(path, sizeof(path), TOP "/%s", dirs[i]);
 		umount2(path, MNT_DETACH);

@@ -37,17 +37,16 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/param.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <linux/falloc.h>
-#include <linux/loop.h>
 
 #include "kselftest.h"
 #include <lib/test_hmm_uapi.h>
+#include "hmm_file_util.h"
 
 #define DEVICE		"/dev/hmm_dmirror0"
 #define TOP		"/tmp/hmm_file_stress"
@@ -1154,60 +1153,6 @@ static int __noreturn run_process(unsigned int process)
 	_exit(__atomic_load_n(&shared->failed, __ATOMIC_ACQUIRE));
 }
 
-static int run(const char *fmt, ...)
-{
-	char cmd[256];
-	va_list ap;
-	int ret;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	ret = system(cmd);
-	return WIFEXITED(ret) ? WEXITSTATUS(ret) : -1;
-}
-
-/*
- * mount -o loop, while nobody has the loop device open for writing: that may
- * not be allowed.
- */
-static int mount_loop(void)
-{
-	struct loop_config config = {};
-	int control, loop, file, nr, err;
-	char name[32];
-
-	control = open("/dev/loop-control", O_RDWR);
-	if (control < 0)
-		return -errno;
-	for (int i = 0; ; i++) {
-		nr = ioctl(control, LOOP_CTL_GET_FREE);
-		snprintf(name, sizeof(name), "/dev/loop%d", nr);
-		loop = open(name, O_RDWR | O_CLOEXEC);
-		file = open(image, O_RDWR | O_CLOEXEC);
-		config.fd = file;
-		err = nr < 0 || loop < 0 || file < 0 ||
-		      ioctl(loop, LOOP_CONFIGURE, &config) ? errno : 0;
-		close(file);
-		if (err != EBUSY || i == 100)
-			break;
-		close(loop);
-	}
-	close(control);
-	if (err) {
-		close(loop);
-		return -err;
-	}
-	control = open(name, O_RDONLY | O_CLOEXEC);
-	close(loop);
-	if (mount(name, dir, fs->type, 0, fs->options))
-		err = errno;
-	/* It goes away when it is not in use any more. */
-	ioctl(control, LOOP_CLR_FD, 0);
-	close(control);
-	return -err;
-}
-
 /* 0, or -errno; -ENOENT if there is no such file system here */
 static int mount_fs(void)
 {
@@ -1230,7 +1175,7 @@ static int mount_fs(void)
 	close(file);
 	if (run("%s %s >/dev/null", fs->mkfs, image))
 		return -EINVAL;
-	ret = mount_loop();
+	ret = mount_image(image, dir, fs->type, fs->options);
 	return ret == -ENODEV ? -ENOENT : ret;
 }
 
@@ -1472,7 +1417,7 @@ static void __noreturn run_end(const struct hmm_dmirror_stats *before)
 		ret = umount_fs();
 		if (ret)
 			fail_errno("umount", -ret);
-		ret = mount_loop();
+		ret = mount_image(image, dir, fs->type, fs->options);
 		if (ret)
 			fail_errno("mount", -ret);
 		fd = open(path, O_RDWR);

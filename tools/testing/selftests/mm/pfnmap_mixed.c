@@ -509,28 +509,6 @@ static bool mapped_ok(const struct dev *dev, const struct mapping *mapping,
 	}
 }
 
-/* The same of the VMA that starts at @addr, from /proc/self/smaps. */
-static long smaps_kb(const char *addr, const char *field)
-{
-	unsigned long start, end;
-	bool ours = false;
-	char line[1024];
-	long val = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/smaps", "r");
-	if (!file)
-		return -1;
-	while (val < 0 && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			ours = start == (uintptr_t)addr;
-		else if (ours && !strncmp(line, field, strlen(field)))
-			val = strtol(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return val;
-}
-
 /*
  * A child process that goes step by step with its parent.
  */
@@ -877,7 +855,7 @@ TEST_F(mixed, accounting)
 	for (private = 0; private < 2; private++) {
 		mapping.private = private;
 		map(_metadata, dev, &mapping);
-		smaps_kb(mapping.addr, "Rss:");
+		smaps_sum(mapping.addr, 1, "Rss:");
 		for (i = 0; i < ARRAY_SIZE(rss); i++)
 			before[i] = status_kb(rss[i]);
 		ASSERT_TRUE(headers_ok(&mapping, 0, dev->nr));
@@ -891,10 +869,10 @@ TEST_F(mixed, accounting)
 				TH_LOG("%s", rss[i]);
 			}
 		}
-		EXPECT_EQ(smaps_kb(mapping.addr, "Rss:"), kb(pages));
-		EXPECT_EQ(smaps_kb(mapping.addr, "Pss:"), kb(pages));
-		EXPECT_EQ(smaps_kb(mapping.addr, "Anonymous:"), 0);
-		EXPECT_EQ(smaps_kb(mapping.addr, "Swap:"), 0);
+		EXPECT_EQ(smaps_sum(mapping.addr, 1, "Rss:"), kb(pages));
+		EXPECT_EQ(smaps_sum(mapping.addr, 1, "Pss:"), kb(pages));
+		EXPECT_EQ(smaps_sum(mapping.addr, 1, "Anonymous:"), 0);
+		EXPECT_EQ(smaps_sum(mapping.addr, 1, "Swap:"), 0);
 
 		unmap(_metadata, mapping.addr, mapping.nr);
 		for (i = 0; i < ARRAY_SIZE(rss); i++) {
@@ -1320,11 +1298,11 @@ TEST_F(zero_page, private)
 	ASSERT_EQ(!!(pte.flags & PFNMAP_TEST_PTE_SPECIAL),
 		  dev->start.pte_special);
 	ASSERT_EQ(pte.mapcount, 0);
-	rss = smaps_kb(mapping.addr, "Rss:");
+	rss = smaps_sum(mapping.addr, 1, "Rss:");
 
 	/* Neither counted nor accounted */
 	ASSERT_EQ(madvise(zero, psize(), MADV_DONTNEED), 0);
-	ASSERT_EQ(smaps_kb(mapping.addr, "Rss:"), rss);
+	ASSERT_EQ(smaps_sum(mapping.addr, 1, "Rss:"), rss);
 	ASSERT_EQ(load(zero), 0);
 	again = inspect(dev, zero);
 	ASSERT_EQ(again.pfn, pte.pfn);
@@ -1336,7 +1314,7 @@ TEST_F(zero_page, private)
 	ASSERT_NE(pte.pfn, again.pfn);
 	ASSERT_EQ(load(zero), 0);
 	ASSERT_EQ(load(zero + 8), 5);
-	ASSERT_EQ(smaps_kb(mapping.addr, "Anonymous:"), kb(1));
+	ASSERT_EQ(smaps_sum(mapping.addr, 1, "Anonymous:"), kb(1));
 	ASSERT_EQ(madvise(zero, psize(), MADV_DONTNEED), 0);
 	ASSERT_EQ(load(zero + 8), 0);
 	ASSERT_TRUE(mapping_counts_ok(dev, &mapping));
@@ -1609,7 +1587,7 @@ TEST_F(cow, write)
 		copies++;
 	}
 	ASSERT_TRUE(counts_ok(dev));
-	ASSERT_EQ(smaps_kb(mapping->addr, "Anonymous:"), kb(copies));
+	ASSERT_EQ(smaps_sum(mapping->addr, 1, "Anonymous:"), kb(copies));
 	ASSERT_GE(status_kb("RssAnon:") - anon, kb(copies));
 	ASSERT_LE(status_kb("RssAnon:") - anon, kb(copies) + RSS_SLACK);
 }
@@ -1896,7 +1874,7 @@ TEST_F(cow, swap)
 		usleep(1000);
 	}
 	ASSERT_GT(swapped, copies / 2);
-	ASSERT_EQ(smaps_kb(mapping->addr, "Swap:"), kb(swapped));
+	ASSERT_EQ(smaps_sum(mapping->addr, 1, "Swap:"), kb(swapped));
 	ASSERT_TRUE(mapping_counts_ok(dev, mapping));
 
 	/* A child gets swap entries and PTEs. */
@@ -1910,7 +1888,7 @@ TEST_F(cow, swap)
 	ASSERT_EQ(wait_child(&child), 0);
 
 	ASSERT_TRUE(sources_and_copies_ok(dev, mapping));
-	ASSERT_EQ(smaps_kb(mapping->addr, "Swap:"), 0);
+	ASSERT_EQ(smaps_sum(mapping->addr, 1, "Swap:"), 0);
 	ASSERT_TRUE(mapping_counts_ok(dev, mapping));
 	for (i = 0; i < COW_NR; i++) {
 		if (wants_copy(i))
@@ -1921,7 +1899,7 @@ TEST_F(cow, swap)
 	/* Swapped out and gone */
 	ASSERT_EQ(madvise(mapping->addr, COW_NR * psize(), MADV_PAGEOUT), 0);
 	ASSERT_EQ(madvise(mapping->addr, COW_NR * psize(), MADV_DONTNEED), 0);
-	ASSERT_EQ(smaps_kb(mapping->addr, "Swap:"), 0);
+	ASSERT_EQ(smaps_sum(mapping->addr, 1, "Swap:"), 0);
 	clear_maps(dev);
 	ASSERT_TRUE(counts_ok(dev));
 	ASSERT_TRUE(content_is(mapping, 1, tag(1)));
@@ -2178,7 +2156,7 @@ TEST_F(cow, populate)
 	ASSERT_EQ(madvise(mapping->addr, size, MADV_DONTNEED), 0);
 	ASSERT_EQ(mlock(mapping->addr, size), 0);
 	ASSERT_EQ(count_present(dev, mapping->addr, COW_NR), COW_NR);
-	ASSERT_EQ(smaps_kb(mapping->addr, "Locked:"), 0);
+	ASSERT_EQ(smaps_sum(mapping->addr, 1, "Locked:"), 0);
 	for (i = 0; i < COW_NR; i++)
 		ASSERT_TRUE(content_is(mapping, i, tag(i)));
 	ASSERT_TRUE(mapping_counts_ok(dev, mapping));

@@ -228,30 +228,6 @@ static long file_number(const char *name, const char *field)
 	return val;
 }
 
-/* The sum of a field of smaps over all VMAs that start in the range, in kB */
-static long smaps_sum(const char *addr, unsigned long nr, const char *field)
-{
-	const unsigned long first = (uintptr_t)addr;
-	unsigned long start, end;
-	bool ours = false;
-	char line[1024];
-	long sum = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/smaps", "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			ours = start >= first && start < first + nr * psize();
-		else if (ours && !strncmp(line, field, strlen(field)))
-			sum = (sum < 0 ? 0 : sum) +
-			      strtol(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return sum;
-}
-
 /* Does a VMA that starts in the range have that one of VmFlags? */
 static bool has_vmflag(const char *addr, unsigned long nr, const char *flag)
 {
