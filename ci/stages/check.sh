@@ -20,13 +20,13 @@ Static checks; TAP on stdout, one point per check and patch.
   checkpatch  checkpatch.pl --strict; what ci/checkpatch.allow lists, with its reason, is let through
   maintainers get_maintainer.pl knows somebody for each patch
   kdoc        kernel-doc    }
-  w1          make W=1      }  on the files that a patch touches: lines that its parent does not give
+  w1          make W=1      }  on the files that a topic touches: lines that its parent does not give
   sparse      make C=2      }
   cocci       coccicheck, the same for the files of which a topic changes 20 lines or more: it takes half a
               minute for a file like mm/memory.c
 
   --only      only these kinds
-  --each      coccicheck for each file of each patch
+  --each      w1, sparse and coccicheck for each patch, and for each file of it, not for each topic
   --config    a .config for w1 and sparse, instead of what the build stage makes for x86_64
   --no-cache  forget earlier outputs of the tools
 END
@@ -350,13 +350,29 @@ check_kdoc() {
 }
 if wanted kdoc; then check_kdoc; fi
 
-# objects_of I: what to build before and after patch I: the .c files that it touches; for a header also the first
+# Ranges of commits, for what is too slow for each patch: a topic each, or with --each a patch.
+begins=() ends=() names=()
+ranges() {
+	local i e
+	begins=("$base") ends=() names=()
+	for i in "${!commits[@]}"; do
+		e=${entries[i]}
+		if [[ -n $each ]]; then
+			names+=("$(short "$e")") ends+=("${commits[i]}") begins+=("${commits[i]}")
+		elif [[ ${entries[i + 1]-} != "${e%/*}/"* ]]; then
+			names+=("${e%/*}") ends+=("${commits[i]}") begins+=("${commits[i]}")
+		fi
+	done
+}
+
+# objects_of I: what to build before and after range I: the .c files that it touches; for a header also the first
 # .c file that includes it. Only what an x86_64 kernel can have: its configuration decides on the rest.
 objects_of() {
-	local h
+	local h files
+	files=$(kgit diff --name-only --no-renames "${begins[$1]}" "${ends[$1]}")
 	{
-		files_of "$1" '\.c$'
-		files_of "$1" '^include/.*\.h$' | while IFS= read -r h; do
+		grep '\.c$' <<<"$files"
+		grep '^include/.*\.h$' <<<"$files" | while IFS= read -r h; do
 			kgit grep -l -F "#include <${h#include/}>" "$tip" -- 'mm/*.c' 'lib/*.c' | head -n 1 | sed 's/^[^:]*://' || true
 		done
 	} | grep -vE '^(tools|samples|scripts|Documentation)/' | grep -E '^([^a]|a[^r]|arch/x86/)' | sort -u || true
@@ -418,25 +434,25 @@ read_sparse_allow() {
 }
 
 check_kbuild() {
-	local i e old=$work/kbuild.old now=$work/kbuild.now files new mode label
-	for i in "${!commits[@]}"; do
-		e=${entries[i]}
+	local i old=$work/kbuild.old now=$work/kbuild.now files new mode label
+	ranges
+	for i in "${!names[@]}"; do
 		mapfile -t files < <(objects_of "$i")
 		if ((${#files[@]} == 0)); then
 			for mode in w1 sparse; do
-				if wanted $mode; then tap_skip "$(label_of $mode): $(short "$e")" "no code of an x86_64 kernel"; fi
+				if wanted $mode; then tap_skip "$(label_of $mode): ${names[i]}" "no code of an x86_64 kernel"; fi
 			done
 			continue
 		fi
-		kbuild_cached "$(parent_of "$i")" "$old" "${files[@]}"
-		kbuild_cached "${commits[i]}" "$now" "${files[@]}"
+		kbuild_cached "${begins[i]}" "$old" "${files[@]}"
+		kbuild_cached "${ends[i]}" "$now" "${files[@]}"
 		for mode in w1 sparse; do
 			wanted $mode || continue
 			label=$(label_of $mode)
 			new=$(new_lines <(part $mode "$old") <(part $mode "$now"))
 			# A failing build is red even where the parent's failed too.
 			if [[ $mode == w1 ]] && grep -q '^make failed' "$now"; then new=$(part w1 "$now"); fi
-			point "$label: $(short "$e")" "$new"
+			point "$label: ${names[i]}" "$new"
 		done
 	done
 	rm -f "$old" "$now"
@@ -493,7 +509,7 @@ cocci_file() {
 }
 
 check_cocci() {
-	local i e f files side commit blob line path why
+	local i f files side commit blob line path why
 	local -A skip_script=()
 	need spatch
 	while IFS='|' read -r path why; do
@@ -510,17 +526,9 @@ check_cocci() {
 	done < <(cd "$wt/scripts/coccinelle" && find . -name '*.cocci' -printf '%P\n' | sort)
 	local version
 	version="$(spatch --version | head -n 1) $(cd "$wt/scripts/coccinelle" && cat "${cocci_scripts[@]}" | sha256sum)"
-	# Ranges of commits: a patch each, or a topic.
-	local begins=("$base") ends=() names=() least=20
+	local least=20
 	[[ -z $each ]] || least=1
-	for i in "${!commits[@]}"; do
-		e=${entries[i]}
-		if [[ -n $each ]]; then
-			names+=("$(short "$e")") ends+=("${commits[i]}") begins+=("${commits[i]}")
-		elif [[ ${entries[i + 1]-} != "${e%/*}/"* ]]; then
-			names+=("${e%/*}") ends+=("${commits[i]}") begins+=("${commits[i]}")
-		fi
-	done
+	ranges
 	for i in "${!names[@]}"; do
 		mapfile -t files < <(kgit diff --numstat --no-renames "${begins[i]}" "${ends[i]}" |
 			awk -v least="$least" '$3 ~ /\.c$/ && $1 + $2 >= least { print $3 }')

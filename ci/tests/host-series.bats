@@ -200,11 +200,14 @@ bad_patch() {
 	touch "$T/config"
 	bad_patch 'printf "int *null(void)\n{\n\tint new_warning;\n\treturn 0;\n}\n" >>mm/memory.c'
 	run ci check --only w1,sparse --config "$T/config"
+	red "not ok 3 - W=1: 2-second" "unused variable 'new_warning'" \
+		"not ok 4 - sparse: 2-second" "Using plain integer as NULL pointer"
+	run ci check --only w1,sparse --each --config "$T/config"
 	red "not ok 7 - W=1: 2-second/0002-mm-bad" "unused variable 'new_warning'" \
 		"not ok 8 - sparse: 2-second/0002-mm-bad" "Using plain integer as NULL pointer"
 	[[ $output != *old_warning* && $(grep -c '^not ok' <<<"$output") -eq 2 ]]
 	# Once more, from the cache.
-	run ci check --only w1,sparse --config "$T/config"
+	run ci check --only w1,sparse --each --config "$T/config"
 	red "new_warning"
 	[[ $output != *"W=1 and sparse at"* ]]
 }
@@ -213,6 +216,8 @@ bad_patch() {
 	touch "$T/config"
 	bad_patch 'echo "int broken" >>mm/memory.c'
 	run ci check --only w1 --config "$T/config"
+	red "not ok 2 - W=1: 2-second" "make failed"
+	run ci check --only w1 --each --config "$T/config"
 	red "not ok 4 - W=1: 2-second/0002-mm-bad" "make failed"
 }
 
