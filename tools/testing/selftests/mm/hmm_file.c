@@ -1205,6 +1205,7 @@ TEST_F_TIMEOUT(file, release, TIMEOUT)
 TEST_F_TIMEOUT(file, device_lost, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
+	struct stat st;
 
 	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
 	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
@@ -1221,7 +1222,11 @@ TEST_F_TIMEOUT(file, device_lost, TIMEOUT)
 		ASSERT_EQ(errno, EIO);
 		ASSERT_EQ(pwrite(self->fd, "x", 1, 3 * psize()), -1);
 		ASSERT_EQ(errno, EIO);
+		ASSERT_EQ(fstat(self->fd, &st), 0);
+		ASSERT_EQ(st.st_blocks, PAGES * psize() / 512);
 		ASSERT_EQ(ftruncate(self->fd, 0), 0);
+		ASSERT_EQ(fstat(self->fd, &st), 0);
+		ASSERT_EQ(st.st_blocks, 0);
 		ASSERT_EQ(ftruncate(self->fd, PAGES * psize()), 0);
 	}
 	ASSERT_TRUE(all_zero(p, PAGES * psize()));
