@@ -7,8 +7,9 @@ ALL_ARGS := $(if $(LINUX),--linux $(LINUX)) $(if $(ONTO),--onto $(ONTO))
 help:
 	@echo 'make run        get the kernel, apply the series, build, boot, run the selftests of the series'
 	@echo 'make check      tests of the harness, checks of the patches, and make run in variants normal and debug,'
-	@echo '                on x86_64 and on arm without LPAE'
-	@echo 'make check-all  make check, the other architectures (ci/configs/arch/), a build after each patch, planted bugs, and the benchmarks'
+	@echo '                on x86_64 and on arm without LPAE; of debug a part (ci/expected/x86_64-debug.part)'
+	@echo 'make check-all  make check with all tests in debug, coccicheck, the other architectures (ci/configs/arch/),'
+	@echo '                checks and a build after each patch, planted bugs, and the benchmarks'
 	@echo 'make bench      the benchmarks'
 	@echo 'make mbox       out/mbox: the series as mail'
 	@echo 'make clean      remove what was built; make distclean: and the kernel tree'

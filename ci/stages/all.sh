@@ -8,13 +8,14 @@ usage() {
 	cat <<'END'
 usage: ci/run all [--no-check] [--full] [--each] [--arches] [--linux DIR] [--onto newest]
 
-Stages deps, tree, apply, check, build and test, one after the other; then how long each took, and, as the
-last line, what became of all tests: "N passed, N failed, N skipped".
+Stages deps, tree, apply, check, build and test; then how long each took, and, as the last line, what became
+of all tests: "N passed, N failed, N skipped". With --full steps that do not wait for one another run side by side.
 
   --no-check     without check
   --full         also the tests of the harness itself; variants normal and debug; architecture arm, too, normal
   --arches       also the other architectures of ci/configs/arch/, in variant normal
-  --each         coccicheck after each patch; also build what each patch touches after that patch; mutate
+  --each         coccicheck, and all checks after each patch; all tests in variant debug, not those of
+                 ci/expected/x86_64-debug.part only; also build what each patch touches after that patch; mutate
   --linux DIR    for the stage tree
   --onto newest  for the stages tree and apply
 END
@@ -37,22 +38,26 @@ done
 
 mkdir -p "$RESULTS" "$OUT/log"
 rm -f "$RESULTS"/*.tap
-steps=() worst=0 start=$SECONDS
+start=$SECONDS worst=0 steps_dir=$OUT/steps
+rm -rf "$steps_dir"
+mkdir "$steps_dir"
 bad_points() { cat "$RESULTS"/*.tap 2>/dev/null | grep -c '^not ok' || true; }
 
 skipped_points() { cat "$RESULTS"/*.tap 2>/dev/null | grep -c '^ok .* # SKIP' || true; }
 
-# A step that fails without a point that says so gets one; its status must not get lost.
-steps_tap=$OUT/steps.tmp
+# Each row of steps that run one after the other has a file for their times and one for points.
+steps=$steps_dir/main steps_tap=$steps_dir/main.tap
+: >"$steps"
 : >"$steps_tap"
+# A step that fails without a point that says so gets one; its status must not get lost.
 step() {
 	local name=$1 began=$SECONDS before skipped rc=0
 	shift
 	before=$(bad_points) skipped=$(skipped_points)
-	printf '\n=== %s\n' "$name" >&2
+	printf '\n=== %s (%s)\n' "$name" "$(_elapsed $((began - start)))" >&2
 	"$@" </dev/null || rc=$?
-	steps+=("$(printf '%-24s %6s  %s' "$name" "$(_elapsed $((SECONDS - began)))" \
-		"$(case $rc in 0) echo pass ;; "$E_FAIL") echo FAIL ;; "$E_SKIP") echo skip ;; *) echo "HARNESS ERROR" ;; esac)")")
+	printf '%-24s %6s  %s\n' "$name" "$(_elapsed $((SECONDS - began)))" \
+		"$(case $rc in 0) echo pass ;; "$E_FAIL") echo FAIL ;; "$E_SKIP") echo skip ;; *) echo "HARNESS ERROR" ;; esac)" >>"$steps"
 	case $rc in
 	0) ;;
 	"$E_SKIP") [[ $(skipped_points) -gt $skipped ]] || echo "ok - $name # SKIP exit status 4" >>"$steps_tap" ;;
@@ -65,58 +70,77 @@ run() { bash "$TOP/ci/run" "$@"; }
 
 finish() {
 	local rc=0
+	lanes_end
 	if [[ -s $steps_tap ]]; then
 		{
 			awk '{ n++; sub(/^not ok -/, "not ok " n " -"); sub(/^ok -/, "ok " n " -"); print } END { print "1.." n }' "$steps_tap"
 		} >"$RESULTS/steps.tap"
 	fi
-	rm -f "$steps_tap"
 	printf '\n'
-	printf '%s\n' "${steps[@]}" "$(printf '%-24s %6s' total "$(_elapsed $((SECONDS - start)))")"
-	printf '\n'
+	cat "$steps"
+	printf '%-24s %6s\n\n' total "$(_elapsed $((SECONDS - start)))"
 	bash "$TOP/ci/lib/tally.sh" "$RESULTS"/*.tap >"$OUT/summary" || rc=$?
 	cat "$OUT/summary"
 	if ((worst > E_FAIL)); then exit "$E_HARNESS"; fi
 	if ((rc || worst)); then exit "$E_FAIL"; fi
 	exit "${1:-0}"
 }
-# An interrupted run has no verdict.
-trap 'printf "\ninterrupted\n" >&2; if [[ -n $lane ]]; then kill -- "-$lane" 2>/dev/null; fi; exit 130' INT TERM
 
-# lane_begin CMD...: steps beside those that follow, with results of their own. A guest leaves part of the
-# machine to others. lane_end: their output, steps and points, as if they had come after the others.
-lane='' lane_dir=$OUT/lane
+# lane_begin NAME CMD...: a row of steps beside those that follow, with results of its own. lanes_end: their output,
+# steps and points, as if they had come after the others.
+lanes=() lane_pids=()
 lane_begin() {
-	rm -rf "$lane_dir"
-	mkdir -p "$lane_dir/results"
+	local dir=$steps_dir/$1.lane
+	lanes+=("$1")
+	shift
+	mkdir -p "$dir/results"
 	set -m
 	(
 		set +m
-		export RESULTS=$lane_dir/results
-		steps=() worst=0 steps_tap=$lane_dir/steps.tap
+		trap - INT TERM
+		export RESULTS=$dir/results
+		worst=0 steps=$dir/steps steps_tap=$dir/steps.tap
+		: >"$steps"
 		: >"$steps_tap"
 		"$@"
-		printf '%s\n' "${steps[@]}" >"$lane_dir/steps"
-		echo "$worst" >"$lane_dir/worst"
-	) >"$lane_dir/log" 2>&1 </dev/null &
-	lane=$!
+		echo "$worst" >"$dir/worst"
+	) >"$dir/log" 2>&1 </dev/null &
+	lane_pids+=($!)
 	set +m
 }
-lane_end() {
-	local line w=$E_HARNESS
-	wait "$lane" || true
-	lane=''
-	cat "$lane_dir/log"
-	find "$lane_dir/results" -name '*.tap' -exec mv -t "$RESULTS" {} +
-	cat "$lane_dir/steps.tap" >>"$steps_tap"
-	if [[ -s $lane_dir/worst ]]; then
-		w=$(<"$lane_dir/worst")
-		while IFS= read -r line; do steps+=("$line"); done <"$lane_dir/steps"
-	else
-		echo "not ok - the steps beside others ended early" >>"$steps_tap"
-	fi
-	if ((w > worst)); then worst=$w; fi
+lanes_end() {
+	local i dir w
+	for i in "${!lanes[@]}"; do
+		dir=$steps_dir/${lanes[i]}.lane
+		printf '\n=== beside these steps: %s (%s)\n' "${lanes[i]}" "$(_elapsed $((SECONDS - start)))" >&2
+		tail -n +1 --pid="${lane_pids[i]}" -f "$dir/log"
+		wait "${lane_pids[i]}" || true
+		find "$dir/results" -name '*.tap' -exec mv -t "$RESULTS" {} +
+		cat "$dir/steps" >>"$steps"
+		cat "$dir/steps.tap" >>"$steps_tap"
+		w=$E_HARNESS
+		if [[ -s $dir/worst ]]; then
+			w=$(<"$dir/worst")
+		else
+			echo "not ok - the steps beside others, ${lanes[i]}, ended early" >>"$steps_tap"
+		fi
+		if ((w > worst)); then worst=$w; fi
+	done
+	lanes=() lane_pids=()
 }
+
+# An interrupted run has no verdict. What it has spent its time on is of use.
+interrupted() {
+	local pid f
+	trap '' INT TERM
+	for pid in "${lane_pids[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+	printf '\ninterrupted after %s; steps that had ended:\n' "$(_elapsed $((SECONDS - start)))" >&2
+	for f in "$steps" "$steps_dir"/*.lane/steps; do
+		if [[ -f $f ]]; then cat "$f" >&2; fi
+	done
+	exit 130
+}
+trap interrupted INT TERM
 
 if ! step deps run deps; then
 	if ((worst == 0)); then finish "$E_SKIP"; fi
@@ -124,26 +148,19 @@ if ! step deps run deps; then
 fi
 step tree run tree "${tree_args[@]}" || finish
 step apply run apply "${apply_args[@]}" || finish
-if [[ -n $full ]]; then step "harness" bash "$TOP/ci/lib/selftest.sh" || true; fi
-if [[ -n $check ]]; then step check run check ${each:+--each} || true; fi
-if [[ -n $each ]]; then step "build --each" run build --each || true; fi
 
-# boot ARCH VARIANT...: what is not built is not tested, and counts as skipped where the build was.
-boot() {
-	local a=$1 v rc only
-	shift
-	for v; do
-		rc=0 only=()
-		# All of pfnmap_drivers takes 20 minutes there.
-		if [[ $a-$v == x86_64-debug && -z $each ]]; then
-			only=(--only '^(pfnmap(_insert|_mixed|_walk)?|hmm_file(_stress)?)(:|$)|^pfnmap_drivers:(object\.ttm_vram|evict)\.')
-		fi
-		step "build $a $v" run build --arch "$a" --variant "$v" || rc=$?
-		case $rc in
-		0) step "test $a $v" run test --arch "$a" --variant "$v" "${only[@]}" || true ;;
-		"$E_SKIP") echo "ok - test $a $v # SKIP NOT RUN, nothing was built" >>"$steps_tap" ;;
-		esac
-	done
+# What is not built is not tested, and counts as skipped where the build was.
+build() {
+	local rc=0
+	step "build $1 $2" run build --arch "$1" --variant "$2" || rc=$?
+	if ((rc == E_SKIP)); then echo "ok - test $1 $2 # SKIP NOT RUN, nothing was built" >>"$steps_tap"; fi
+	return "$rc"
+}
+# test_part ARCH VARIANT: with --each, all of it.
+test_part() {
+	local only=() part=$TOP/ci/expected/$1-$2.part
+	if [[ -f $part && -z $each ]]; then only=(--only "$(grep -v '^#' "$part" | paste -sd '|')"); fi
+	step "test $1 $2" run test --arch "$1" --variant "$2" "${only[@]}" || true
 }
 others=()
 if [[ -n $full ]]; then others+=(arm); fi
@@ -157,17 +174,35 @@ boot_others() {
 	local a
 	for a in "${others[@]}"; do
 		step "deps $a" run deps --optional --arch "$a" || true
-		case $a in
+		if build "$a" normal; then test_part "$a" normal; fi
 		# The debug variant as well, but for its ten minutes.
-		arm) if [[ -n $full && -n $every_arch ]]; then boot "$a" normal debug; else boot "$a" normal; fi ;;
-		*) boot "$a" normal ;;
-		esac
+		if [[ $a == arm && -n $full && -n $every_arch ]] && build "$a" debug; then test_part "$a" debug; fi
 	done
 }
-boot x86_64 normal
+# coccicheck takes as long as all other checks together, twice.
+static() {
+	local kinds=(--only "series,checkpatch,maintainers,kdoc,w1,sparse")
+	if [[ -n $each ]]; then kinds=(--each); fi
+	if [[ -n $full ]]; then step "harness" bash "$TOP/ci/lib/selftest.sh" || true; fi
+	if [[ -n $check ]]; then step check run check "${kinds[@]}" || true; fi
+}
+live() { step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; }
+
+if [[ -z $full ]]; then
+	static
+	if [[ -n $each ]]; then step "build --each" run build --each || true; fi
+	if build x86_64 normal; then test_part x86_64 normal; fi
+	boot_others
+else
+	beside() { static; boot_others; }
+	lane_begin static beside
+	if build x86_64 normal; then lane_begin normal test_part x86_64 normal; fi
+	if build x86_64 debug; then
+		lane_begin live live
+		test_part x86_64 debug
+	fi
+	lanes_end
+	if [[ -n $each ]]; then step "build --each" run build --each || true; fi
+fi
 if [[ -n $each ]]; then step mutate run mutate || true; fi
-if ((${#others[@]})); then lane_begin boot_others; fi
-if [[ -n $full ]]; then boot x86_64 debug; fi
-if ((${#others[@]})); then lane_end; fi
-if [[ -n $full ]]; then step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; fi
 finish

@@ -189,6 +189,17 @@ bad_patch() {
 	[[ $status -eq 2 && $output == *"without regex or reason"* ]]
 }
 
+@test "check: a word that codespell knows is red, with its line, where the patch adds it" {
+	bad_patch 'echo "/* this is the adress of a page */" >>mm/memory.c'
+	run ci check --only checkpatch
+	red "not ok 4 - checkpatch: 2-second/0002-mm-bad" "TYPO_SPELLING: 'adress' may be misspelled"
+	n=$(sed -n "s/.*0002-mm-bad[^:]*:\([0-9]*\): CHECK:TYPO_SPELLING.*/\1/p" <<<"$output")
+	sed -n "${n}p" "$PATCHES"/2-second/0002-*.patch | grep -q '^+.*adress'
+	echo "TYPO_SPELLING | 'adress' may | somebody's name" >"$T/allow"
+	CHECKPATCH_ALLOW=$T/allow run ci check --only checkpatch
+	[[ $status -eq 0 ]]
+}
+
 @test "check: kernel-doc, only what is new" {
 	bad_patch 'echo "/* baddoc */" >>mm/memory.c'
 	run ci check --only kdoc

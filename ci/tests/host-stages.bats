@@ -144,21 +144,77 @@ all() { bash "$T/repo/ci/run" all "$@"; }
 	[[ $status -eq 2 && ${lines[-1]} == "2 passed, 1 failed, 0 skipped" ]]
 }
 
-@test "all: other architectures run beside the debug variant, and count" {
-	stub_all
-	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "in $2 $4"'
-	mkdir -p "$T/repo/ci/lib"
+stub_selftest() {
 	printf '. "$TOP/ci/lib/common.sh"; tap_begin "self${1-}"; tap_ok one; tap_end\n' >"$T/repo/ci/lib/selftest.sh"
+}
+
+@test "all: with --full steps run side by side, and all count" {
+	stub_all
+	stub_selftest
+	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "in $2 $4"'
 	run all --full
 	echo "$output"
-	[[ $status -eq 0 && $output == *"in arm normal"*"test arm normal "*"pass"* ]]
-	[[ -s $OUT/results/test-arm-normal.tap && -s $OUT/results/test-x86_64-debug.tap ]]
-	stub test '. "$TOP/ci/lib/common.sh"; [[ $2 != arm ]] || exit 2'
+	[[ $status -eq 0 && $output == *"in arm normal"*"test arm normal "*"pass"* && $output == *"test x86_64 debug "*"pass"* ]]
+	[[ -s $OUT/results/test-arm-normal.tap && -s $OUT/results/test-x86_64-debug.tap && -s $OUT/results/selflive.tap ]]
+	[[ ${lines[-1]} == "10 passed, 0 failed, 0 skipped" ]]
+	# The normal test ends only when the debug kernel is built.
+	stub build '. "$TOP/ci/lib/common.sh"; tap_begin "build-$2-$4"; tap_ok one; tap_end; touch "$OUT/built-$4"'
+	stub test '. "$TOP/ci/lib/common.sh"; for ((i = 0; i < 100; i++)); do [[ ! -e $OUT/built-debug ]] || exit 0; sleep 0.2; done; exit 1'
 	run all --full
-	[[ $status -eq 2 && $output == *"not ok"*"test arm normal"*"exit status 2"* ]]
+	[[ $status -eq 0 ]]
+}
+
+@test "all: a step beside others that fails, or is killed, is red" {
+	stub_all
+	stub_selftest
+	for a in 'arm normal' 'x86_64 normal' 'x86_64 debug'; do
+		stub test '. "$TOP/ci/lib/common.sh"; [[ "$2 $4" != "'"$a"'" ]] || exit 2'
+		run all --full
+		[[ $status -eq 2 && $output == *"not ok"*"test $a"*"exit status 2"* ]]
+	done
 	stub test '. "$TOP/ci/lib/common.sh"; [[ $2 != arm ]] || kill -9 0'
 	run all --full
-	[[ $status -ne 0 ]]
+	[[ $status -eq 2 && $output == *"not ok"*"the steps beside others, static, ended early"* ]]
+}
+
+@test "all: make check tests a part in variant debug, --each all; a check that takes long is for --each" {
+	stub_all
+	stub_selftest
+	printf '# why\n^a:\n^b:c$\n' >"$T/repo/ci/expected/x86_64-debug.part"
+	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "args: $*"'
+	stub check '. "$TOP/ci/lib/common.sh"; tap_begin check; tap_ok one; tap_end; echo "check: $*"'
+	run all --full
+	[[ $output == *"args: --arch x86_64 --variant debug --only ^a:|^b:c\$"$'\n'* ]]
+	[[ $output == *"args: --arch x86_64 --variant normal"$'\n'* ]]
+	[[ $output == *"check: --only series,checkpatch,maintainers,kdoc,w1,sparse"$'\n'* ]]
+	run all --full --each
+	[[ $output == *"args: --arch x86_64 --variant debug"$'\n'* && $output == *"check: --each"$'\n'* ]]
+}
+
+@test "x86_64-debug.part: each line is for some of the tests, and each program has some" {
+	grep -v '^#' "$TOP/ci/expected/x86_64-debug.part" >"$T/part"
+	[[ -s $T/part ]]
+	while IFS= read -r line; do
+		grep -v '^#' "$TOP/ci/expected/x86_64-debug.tests" | grep -qE -- "$line"
+	done <"$T/part"
+	# Each program has tests in it.
+	while read -r program; do
+		grep -E -f "$T/part" "$TOP/ci/expected/x86_64-debug.tests" | grep -q "^$program\(:\|\$\)"
+	done < <(grep -v '^#' "$TOP/ci/expected/x86_64-debug.tests" | cut -d: -f1 | sort -u)
+}
+
+@test "all: an interrupted run has no verdict, but says what took how long" {
+	stub_all
+	stub_selftest
+	stub test '. "$TOP/ci/lib/common.sh"; [[ $4 != debug ]] || { touch "$OUT/now"; sleep 5; }'
+	setsid bash "$T/repo/ci/run" all --full >"$T/log" 2>&1 &
+	pid=$!
+	for ((i = 0; i < 100; i++)); do [[ ! -e $OUT/now ]] || break; sleep 0.2; done
+	kill -TERM -- "-$pid"
+	wait "$pid" || status=$?
+	cat "$T/log"
+	[[ $status -eq 130 && $(<"$T/log") == *"interrupted after"*"build x86_64 debug "*"pass"* ]]
+	run ! grep -q ' passed, ' "$T/log"
 }
 
 @test "all: missing packages are status 4" {
