@@ -26,10 +26,12 @@ check:
 check-all:
 	@ci/run all --full --each --arches $(ALL_ARGS)
 	@ci/run bench
+	@ci/run bench --compare
 
 bench:
 	@ci/run all --no-check $(ALL_ARGS)
 	@ci/run bench
+	@ci/run bench --compare
 
 mbox:
 	@ci/run mbox

@@ -23,7 +23,7 @@ TITLES = {
 }
 FIELDS = ("method", "place", "nr", "metric", "reps", "median", "min", "max")
 NUMBER = r"\d+(?:\.\d+)?"
-ROW = re.compile(rf"^(?:# ?)*([a-z]+)\t([a-z]+)\t(\d+)\t([a-z0-9]+_ns)\t(\d+)\t({NUMBER})\t({NUMBER})\t({NUMBER})\s*$")
+ROW = re.compile(rf"^(?:# ?)*([a-z0-9]+)\t([a-z]+)\t(\d+)\t([a-z0-9]+_(?:ns|faults))\t(\d+)\t({NUMBER})\t({NUMBER})\t({NUMBER})\s*$")
 
 # name, method, nr, factor, method to compare with, its nr, metric
 GOALS = [
@@ -44,8 +44,8 @@ class DataError(Exception):
     """The log cannot be used."""
 
 
-def read_rows(path):
-    """{(method, place, nr, metric): (reps, median, min, max)}"""
+def read_rows(path, known=True):
+    """{(method, place, nr, metric): (reps, median, min, max)}; known: of pfnmap_bench, no others."""
     try:
         with open(path, "rb") as stream:
             text = stream.read().decode("utf-8", errors="replace").replace("\0", "")
@@ -57,7 +57,7 @@ def read_rows(path):
         if not match:
             continue
         method, place, nr, metric, reps, *values = match.groups()
-        if method not in METHODS or place not in PLACES or metric not in METRICS:
+        if known and (method not in METHODS or place not in PLACES or metric not in METRICS):
             raise DataError(f"{path}: row with an unknown name: {line.strip()}")
         key = (method, place, int(nr), metric)
         if key in rows:

@@ -111,7 +111,7 @@ selected=("${default[@]}")
 if [[ -n $categories ]]; then read -ra selected <<<"$categories"; fi
 is_category() {
 	if [[ $GUEST == small ]]; then grep -q "^$1 " "$build/ksft/mm/programs"
-	else [[ -x $build/ksft/mm/ksft_$1.sh ]]; fi
+	else [[ $1 == kunit || -x $build/ksft/mm/ksft_$1.sh ]]; fi
 }
 if [[ -n $only && $only =~ ^[a-z0-9_]+$ ]] && is_category "$only"; then
 	selected=("$only")
@@ -138,7 +138,7 @@ wrapper() { "./ksft_$1.sh"; end "$1" $?; }
 load() { modprobe "$1" || echo "# ci: module $1 does not load"; }
 unload() {
 	if [[ -d /sys/module/$1 ]]; then
-		modprobe -r "$1" || { echo "# ci: module $1 does not unload"; rc=1; }
+		rmmod "$1" || { echo "# ci: module $1 does not unload"; rc=1; }
 	fi
 }
 # For --only: a program in the form of run_vmtests.sh, with or without a choice of its tests.
@@ -158,8 +158,37 @@ program() {
 	*) echo "not ok $n $name # exit=$st"; all=1 ;;
 	esac
 }
-programs_begin() { all=0 n=0; begin only; echo "TAP version 13"; }
-programs_end() { echo "1..$n"; end only "$all"; }
+# TTM's tests count its devices.
+unbind_gpus() {
+	for device in /sys/bus/pci/drivers/qxl/0000:*; do
+		if [[ -e $device ]]; then echo "${device##*/}" >/sys/bus/pci/drivers/qxl/unbind; fi
+	done
+}
+# kunit TEST...: what the tests of the modules that are loaded have said, or those that are named, in that form, too.
+kunit() {
+	local st=0
+	printf '# ---\n# running ./kunit\n# ---\n'
+	cat "${KUNIT:-/sys/kernel/debug/kunit}"/*/results | awk -v names="$*" '
+		BEGIN { wanted = split(names, a, " "); for (i in a) want[a[i]]; print "# TAP version 13" }
+		/^    # Subtest: / { suite = $3 }
+		/^ +# / { sub(/^ +/, ""); diag = diag "# " $0 "\n" }
+		/^    (not )?ok [0-9]+ / {
+			bad = $1 == "not"; name = suite "." $(bad + 3); rest = ""
+			for (i = bad + 4; i <= NF; i++) rest = rest " " $i
+			if (!wanted || name in want) {
+				if (bad) printf "%s", diag
+				print "# " (bad ? "not " : "") "ok " ++n " " name rest
+				failed += bad
+			}
+			diag = ""
+		}
+		/^not ok / { failed++ }
+		END { print "# 1.." n + 0; exit failed || !n }' || st=1
+	n=$((n + 1))
+	if ((st)); then echo "not ok $n kunit # exit=$st"; all=1; else echo "ok $n kunit"; fi
+}
+programs_begin() { all=0 n=0; begin "${1:-only}"; echo "TAP version 13"; }
+programs_end() { echo "1..$n"; end "${1:-only}" "$all"; }
 finish() { exit "$rc"; }
 END_JOB
 }
@@ -168,11 +197,10 @@ whole_job() {
 	local category m
 	job_head
 	for category in "${selected[@]}"; do
-		[[ -x $build/ksft/mm/ksft_$category.sh ]] ||
-			fail "no wrapper ksft_$category.sh among the selftests in $build/ksft/mm"
-		printf 'begin %s\n' "$category"
+		is_category "$category" || fail "no wrapper ksft_$category.sh among the selftests in $build/ksft/mm"
+		if [[ $category == kunit ]]; then printf 'unbind_gpus\nprograms_begin kunit\n'; else printf 'begin %s\n' "$category"; fi
 		for m in $(category_modules "$category"); do printf 'load %q\n' "$m"; done
-		printf 'wrapper %s\n' "$category"
+		if [[ $category == kunit ]]; then printf 'kunit\nprograms_end kunit\n'; else printf 'wrapper %s\n' "$category"; fi
 		for m in $(category_modules "$category"); do printf 'unload %q\n' "$m"; done
 	done
 	echo finish
@@ -184,6 +212,8 @@ only_job() {
 	[[ -f $expected ]] || harness_error "--only wants a category, or the list $expected"
 	line=$(grep -v '^#' "$expected" | grep -E -- "$only") || fail "no test in $expected matches '$only'"
 	job_head
+	# KUnit's modules test when they are loaded.
+	grep -q '^kunit:' <<<"$line" || mapfile -t selected < <(printf '%s\n' "${selected[@]}" | grep -vx kunit)
 	for m in $(selected_modules); do printf 'load %q\n' "$m"; done
 	echo programs_begin
 	while read -r program; do
@@ -191,7 +221,7 @@ only_job() {
 		if ! grep -qxF "$program" <<<"$line"; then
 			mapfile -t tests < <(grep "^$program:" <<<"$line" | cut -d: -f2- | sed 's/~[0-9]*$//')
 		fi
-		printf 'program %q' "$program"
+		if [[ $program == kunit ]]; then printf kunit; else printf 'program %q' "$program"; fi
 		for t in "${tests[@]}"; do printf ' %q' "$t"; done
 		echo
 	done < <(cut -d: -f1 <<<"$line" | awk '!seen[$0]++')
@@ -243,6 +273,8 @@ small_program() {
 small_job() {
 	local category m program lines left=()
 	for category in "${selected[@]}"; do
+		# KUnit's results are read by a shell.
+		[[ $category != kunit ]] || continue
 		is_category "$category" || fail "no program of category $category has been built, see $build/ksft/mm/programs"
 		lines=$(while read -r program; do small_program "$program"; done < <(
 			sed -n "s/^$category //p" "$build/ksft/mm/programs"))

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# shellcheck disable=SC2030,SC2031
 # Table, plot and goals of the benchmark.
 
 setup() {
@@ -158,4 +159,65 @@ missed() {
 	[ ! -e "$OUT/bench" ]
 	run bash "$TOP/ci/lib/tally.sh" "$RESULTS/bench.tap"
 	[ "$status" -eq 1 ]
+}
+
+# compare_logs: good rows for each goal of bench_compare.py.
+compare_logs() {
+	printf 'method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n' | tee "$T/before" >"$T/after"
+	python3 - "$TOP/ci/lib" >"$T/goals" <<-'PY'
+		import sys
+		sys.path.insert(0, sys.argv[1])
+		sys.dont_write_bytecode = True
+		import bench_compare
+		for method, place, metric, limit, other in bench_compare.GOALS:
+		    print(method, place, metric, "%.4f" % (limit * 0.999), other or "-")
+	PY
+	while read -r method place metric factor other; do
+		[[ $other != - ]] || printf '%s\t%s\t64\t%s\t5\t1000\t1000\t1001\n' "$method" "$place" "$metric" >>"$T/before"
+		printf '%s\t%s\t64\t%s\t5\t%s\t%s\t2000\n' "$method" "$place" "$metric" \
+			"$(awk "BEGIN { print 1000 * $factor }")" "$(awk "BEGIN { print 1000 * $factor }")" >>"$T/after"
+	done <"$T/goals"
+}
+compare() {
+	run python3 -B "$TOP/ci/lib/bench_compare.py" --before "$T/before" --after "$T/after" --out "$T/out" --tap "$T/out.tap"
+	echo "$output"
+}
+
+@test "compare: good numbers meet all goals, a row that is dearer or missing does not" {
+	compare_logs
+	n=$(wc -l <"$T/goals")
+	[ "$n" -ge 30 ]
+	compare
+	[ "$status" -eq 0 ]
+	[ "$(grep -c '^ok' "$T/out.tap")" -eq "$n" ]
+	[ "$(<"$T/out/table.md")" = "$output" ]
+	cp "$T/after" "$T/good"
+
+	sed -i 's/^ext4\tcache\t64\tread_ns\t5\t[0-9.]*\t[0-9.]*/ext4\tcache\t64\tread_ns\t5\t1006\t1006/' "$T/after"
+	compare
+	[ "$status" -eq 1 ]
+	[[ "$output" == *"| ext4 cache read_ns against before | 1006.0 / 1000.0 = 1.0060 | 1.005 | **not met** |"* ]]
+	[ "$(grep -c '^not ok' "$T/out.tap")" -eq 1 ]
+
+	sed '/^tmpfs\tdevice/d' "$T/good" >"$T/after"
+	compare
+	[ "$status" -eq 1 ]
+	grep -q '^not ok [0-9]* - tmpfs device both_ns against anon device$' "$T/out.tap"
+
+	sed '/^vgem\tram\t64\tseq_ns/s/\t5\t.*/\t5\t400\t400\t400/' "$T/good" >"$T/after"
+	compare
+	[ "$status" -eq 1 ]
+	grep -q '^not ok [0-9]* - vgem ram seq_ns against before$' "$T/out.tap"
+}
+
+@test "compare: no rows, and rows that are there twice, are errors" {
+	compare_logs
+	cp "$T/after" "$T/good"
+	sed 's/\t64\t/\t128\t/; 1d' "$T/good" >>"$T/after"
+	compare
+	[ "$status" -eq 2 ]
+	cp "$T/good" "$T/after"
+	echo nothing >"$T/before"
+	compare
+	[ "$status" -eq 2 ]
 }

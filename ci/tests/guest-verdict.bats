@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# shellcheck disable=SC2030,SC2031
 # The verdict on a guest's logs: what must pass passes, and each kind of trouble turns it red for its own reason.
 
 setup() {
@@ -541,4 +542,47 @@ allow() { printf '%b\n' "$1" >"$T/allow"; }
 	run python3 "$TOP/ci/lib/ktap.py" tests "$T/ktap.log"
 	[ "$status" -eq 0 ]
 	[ "$output" = $'a.sh_-c_4:x_at_0x*\na.sh_-c_4:x_at_0x*~2\na.sh_-c_4:no_y\na.sh_-c_4:z\na.sh_-c_4' ]
+}
+
+# suite NAME CASE...: what KUnit writes; a case that begins with "-" has failed.
+suite() {
+	local suite=$1 n=0 bad=''
+	shift
+	mkdir -p "$T/kunit/$suite"
+	{
+		printf 'KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: %s\n    # module: %s_test\n    1..%s\n' "$suite" "$suite" $#
+		for c; do
+			n=$((n + 1))
+			case $c in
+			-*) bad='not '; printf '    # %s: EXPECTATION FAILED at a.c:1\n    not ok %s %s\n' "${c#-}" $n "${c#-}" ;;
+			*) printf '        KTAP version 1\n        # Subtest: %s\n        ok 1 one parameter\n    ok %s %s\n' "$c" $n "$c" ;;
+			esac
+		done
+		printf '# %s: pass:1 fail:0 skip:0 total:1\n%sok 1 %s\n' "$suite" "$bad" "$suite"
+	} >"$T/kunit/$suite/results"
+}
+kunit_points() {
+	sed -n '/^kunit() {/,/^}/p' "$TOP/ci/stages/test.sh" >"$T/kunit.sh"
+	[ -s "$T/kunit.sh" ]
+	run bash -c 'all=0 n=0; . "$1"; shift; kunit "$@"; exit "$all"' - "$T/kunit.sh" "$@"
+	echo "$output"
+}
+
+@test "kunit: cases become points; one that failed, and no results, are red" {
+	export KUNIT=$T/kunit
+	suite first one two
+	suite second three
+	kunit_points
+	[ "$status" -eq 0 ]
+	[[ "$output" == *"# ok 1 first.one"*"# ok 2 first.two"*"# ok 3 second.three"*"# 1..3"*"ok 1 kunit" ]]
+	kunit_points second.three
+	[ "$status" -eq 0 ]
+	[[ "$output" == *"# ok 1 second.three"*"# 1..1"* && "$output" != *first* ]]
+	suite third -four
+	kunit_points
+	[ "$status" -eq 1 ]
+	[[ "$output" == *"# # four: EXPECTATION FAILED"*"# not ok 4 third.four"*"not ok 1 kunit"* ]]
+	rm -r "$T/kunit"
+	kunit_points
+	[ "$status" -eq 1 ]
 }

@@ -30,16 +30,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <mm/pfnmap_test.h>
 #include "kselftest.h"
+#include "bench_util.h"
 #include "vm_util.h"
 
 #define DEVICE		"/dev/pfnmap_test"
 #define MAX_WINDOW	512UL
-#define MAX_REPS	1000UL
 
 enum metric {
 	FAULT,
@@ -87,18 +85,9 @@ static const char * const places[] = {
 
 static const unsigned long windows[] = { 1, 16, 64, MAX_WINDOW };
 
-static double samples[NR_METRICS][MAX_REPS];
+static double samples[NR_METRICS][BENCH_MAX_REPS];
 static unsigned long page_size;
 static char *area;		/* addresses to map at, aligned by MAX_WINDOW pages */
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
-}
 
 static void map_pages(int fd, unsigned long first, unsigned long nr)
 {
@@ -120,23 +109,6 @@ static void touch_pages(unsigned long nr, unsigned long step)
 
 	for (i = 0; i < nr; i += step)
 		FORCE_READ(area[i * page_size]);
-}
-
-static double time_fork(void)
-{
-	double start = now();
-	int status;
-	pid_t pid;
-
-	pid = fork();
-	if (pid < 0)
-		err(EXIT_FAILURE, "fork");
-	if (!pid)
-		_exit(0);
-	if (waitpid(pid, &status, 0) != pid || status)
-		errx(EXIT_FAILURE, "the child failed");
-
-	return now() - start;
 }
 
 static double insert_ns(int fd)
@@ -164,25 +136,25 @@ static void run_fault(int fd, unsigned long pages, unsigned long window,
 
 	/* One touch per window. */
 	map_pages(fd, 0, pages);
-	start = now();
+	start = bench_now();
 	touch_pages(pages, window);
-	samples[FAULT1][rep] = (now() - start) / (pages / window);
+	samples[FAULT1][rep] = (bench_now() - start) / (pages / window);
 	unmap_pages(pages);
 
-	fork_ns = time_fork();
+	fork_ns = bench_fork();
 
 	map_pages(fd, 0, pages);
 	reset_stats(fd);
-	start = now();
+	start = bench_now();
 	touch_pages(pages, 1);
-	samples[FAULT][rep] = (now() - start) / pages;
+	samples[FAULT][rep] = (bench_now() - start) / pages;
 	samples[INSERT][rep] = insert_ns(fd);
 
-	samples[FORK][rep] = (time_fork() - fork_ns) / pages;
+	samples[FORK][rep] = (bench_fork() - fork_ns) / pages;
 
-	start = now();
+	start = bench_now();
 	unmap_pages(pages);
-	samples[MUNMAP][rep] = (now() - start) / pages;
+	samples[MUNMAP][rep] = (bench_now() - start) / pages;
 }
 
 static void run_remap(int fd, unsigned long pages, unsigned long window,
@@ -193,42 +165,30 @@ static void run_remap(int fd, unsigned long pages, unsigned long window,
 
 	/* A mapping per window, for what an mmap() of that size costs. */
 	reset_stats(fd);
-	start = now();
+	start = bench_now();
 	for (i = 0; i < pages; i += window)
 		map_pages(fd, i, window);
-	time = now() - start;
+	time = bench_now() - start;
 	samples[FAULT][rep] = time / pages;
 	samples[FAULT1][rep] = time / (pages / window);
 	samples[INSERT][rep] = insert_ns(fd);
 	unmap_pages(pages);
 
-	fork_ns = time_fork();
+	fork_ns = bench_fork();
 
 	/* One mapping as the other methods have it. */
 	map_pages(fd, 0, pages);
-	samples[FORK][rep] = (time_fork() - fork_ns) / pages;
+	samples[FORK][rep] = (bench_fork() - fork_ns) / pages;
 
-	start = now();
+	start = bench_now();
 	unmap_pages(pages);
-	samples[MUNMAP][rep] = (now() - start) / pages;
-}
-
-static int compare(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
+	samples[MUNMAP][rep] = (bench_now() - start) / pages;
 }
 
 static void print_metric(const char *method, int place, unsigned long window,
 			 enum metric m, unsigned long reps)
 {
-	double *s = samples[m];
-
-	qsort(s, reps, sizeof(*s), compare);
-	printf("%s\t%s\t%lu\t%s\t%lu\t%.2f\t%.2f\t%.2f\n", method,
-	       places[place], window, metrics[m], reps,
-	       (s[(reps - 1) / 2] + s[reps / 2]) / 2, s[0], s[reps - 1]);
+	bench_row(method, places[place], window, metrics[m], reps, samples[m]);
 }
 
 static void run_sparse(int fd, int place, unsigned long pages,
@@ -245,20 +205,19 @@ static void run_sparse(int fd, int place, unsigned long pages,
 		err(EXIT_FAILURE, "PFNMAP_TEST_SET_METHOD");
 
 	for (rep = 0; rep < reps; rep++) {
-		fork_ns = time_fork();
+		fork_ns = bench_fork();
 
 		map_pages(fd, 0, pages);
 		touch_pages(pages, 2);
-		samples[FORK][rep] = (time_fork() - fork_ns) / (pages / 2);
+		samples[FORK][rep] = (bench_fork() - fork_ns) / (pages / 2);
 
-		start = now();
+		start = bench_now();
 		unmap_pages(pages);
-		samples[MUNMAP][rep] = (now() - start) / (pages / 2);
+		samples[MUNMAP][rep] = (bench_now() - start) / (pages / 2);
 	}
 
 	print_metric("sparse", place, 1, MUNMAP, reps);
 	print_metric("sparse", place, 1, FORK, reps);
-	fflush(stdout);
 }
 
 static void run(int fd, int place, int method, unsigned long window,
@@ -283,7 +242,6 @@ static void run(int fd, int place, int method, unsigned long window,
 
 	for (m = 0; m < NR_METRICS; m++)
 		print_metric(methods[method], place, window, m, reps);
-	fflush(stdout);
 }
 
 static void run_object(int place, bool mixed, unsigned long pages,
@@ -333,20 +291,6 @@ static void run_object(int place, bool mixed, unsigned long pages,
 	close(fd);
 }
 
-static unsigned long parse_arg(const char *arg, unsigned long min,
-			       unsigned long max)
-{
-	unsigned long n;
-	char *end;
-
-	n = strtoul(arg, &end, 0);
-	if (end == arg || *end || n < min || n > max)
-		errx(EXIT_FAILURE, "%s: must be in %lu..%lu", arg, min,
-		     max);
-
-	return n;
-}
-
 int main(int argc, char **argv)
 {
 	unsigned long pages = 8 * MAX_WINDOW, reps = 5, align;
@@ -355,12 +299,12 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "hp:r:")) != -1) {
 		switch (opt) {
 		case 'p':
-			pages = parse_arg(optarg, MAX_WINDOW,
+			pages = bench_arg(optarg, MAX_WINDOW,
 					  PFNMAP_TEST_MAX_PAGES);
 			pages = pages / MAX_WINDOW * MAX_WINDOW;
 			break;
 		case 'r':
-			reps = parse_arg(optarg, 1, MAX_REPS);
+			reps = bench_arg(optarg, 1, BENCH_MAX_REPS);
 			break;
 		default:
 			fprintf(opt == 'h' ? stdout : stderr,
@@ -383,7 +327,7 @@ int main(int argc, char **argv)
 	/* The first touch of these must not be part of a sample. */
 	memset(samples, 0, sizeof(samples));
 
-	printf("method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n");
+	bench_header();
 	run_object(PFNMAP_TEST_RAM, false, pages, reps);
 	run_object(PFNMAP_TEST_RAM, true, pages, reps);
 	run_object(PFNMAP_TEST_VRAM, false, pages, reps);

@@ -31,17 +31,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kselftest.h"
+#include "bench_util.h"
 #include "vm_util.h"
 #include "pfnmap_drivers.h"
 
 #define ALIGN_PAGES	512UL
 #define MAX_PAGES	1048576UL
-#define MAX_REPS	1000UL
 
 enum metric {
 	SEQ,
@@ -96,17 +94,9 @@ static const struct {
 	{ TTM_VRAM, "ttm", "vram" },
 };
 
-static double samples[NR_METRICS][MAX_REPS];
-static double faults[NR_METRICS][MAX_REPS];
+static double samples[NR_METRICS][BENCH_MAX_REPS];
+static double faults[NR_METRICS][BENCH_MAX_REPS];
 static char *area;
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1e9 + ts.tv_nsec;
-}
 
 static unsigned long count_faults(void)
 {
@@ -114,22 +104,6 @@ static unsigned long count_faults(void)
 
 	getrusage(RUSAGE_SELF, &usage);
 	return usage.ru_minflt;
-}
-
-static double time_fork(void)
-{
-	double start = now();
-	int status;
-	pid_t pid;
-
-	pid = fork();
-	if (pid < 0)
-		err(EXIT_FAILURE, "fork");
-	if (!pid)
-		_exit(0);
-	if (waitpid(pid, &status, 0) != pid || status)
-		errx(EXIT_FAILURE, "the child failed");
-	return now() - start;
 }
 
 static void map_area(const struct object *obj)
@@ -156,7 +130,7 @@ static void touch(const struct object *obj, unsigned int t, unsigned long rep)
 		err(EXIT_FAILURE, "madvise");
 
 	before = count_faults();
-	start = now();
+	start = bench_now();
 	if (touches[t].write) {
 		for (i = 0; i < obj->nr; i += step)
 			*(volatile char *)(area + i * psize()) = 1;
@@ -167,24 +141,17 @@ static void touch(const struct object *obj, unsigned int t, unsigned long rep)
 		for (i = 0; i < obj->nr; i += step)
 			FORCE_READ(area[i * psize()]);
 	}
-	samples[m][rep] = (now() - start) / nr;
+	samples[m][rep] = (bench_now() - start) / nr;
 	faults[m][rep] = (double)(count_faults() - before) / nr;
-}
-
-static int compare(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
 }
 
 static void print_metric(unsigned int o, unsigned long nr, const char *metric,
 			 const char *unit, unsigned long reps, double *s)
 {
-	qsort(s, reps, sizeof(*s), compare);
-	printf("%s\t%s\t%lu\t%s_%s\t%lu\t%.4f\t%.4f\t%.4f\n",
-	       objects[o].driver, objects[o].place, nr, metric, unit, reps,
-	       (s[(reps - 1) / 2] + s[reps / 2]) / 2, s[0], s[reps - 1]);
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s_%s", metric, unit);
+	bench_row(objects[o].driver, objects[o].place, nr, name, reps, s);
 }
 
 static void run(unsigned int o, unsigned long pages, unsigned long reps)
@@ -209,18 +176,18 @@ static void run(unsigned int o, unsigned long pages, unsigned long reps)
 	unmap_area(&obj);
 
 	for (rep = 0; rep < reps; rep++) {
-		fork_ns = time_fork();
+		fork_ns = bench_fork();
 		for (t = 0; t < ARRAY_SIZE(touches); t++) {
 			map_area(&obj);
 			touch(&obj, t, rep);
 			if (t < ARRAY_SIZE(touches) - 1)
 				unmap_area(&obj);
 		}
-		samples[FORK][rep] = (time_fork() - fork_ns) / obj.nr;
+		samples[FORK][rep] = (bench_fork() - fork_ns) / obj.nr;
 
-		start = now();
+		start = bench_now();
 		unmap_area(&obj);
-		samples[MUNMAP][rep] = (now() - start) / obj.nr;
+		samples[MUNMAP][rep] = (bench_now() - start) / obj.nr;
 	}
 
 	for (m = 0; m < NR_METRICS; m++) {
@@ -229,20 +196,7 @@ static void run(unsigned int o, unsigned long pages, unsigned long reps)
 			print_metric(o, obj.nr, metrics[m], "faults", reps,
 				     faults[m]);
 	}
-	fflush(stdout);
 	destroy_object(&obj);
-}
-
-static unsigned long parse_arg(const char *arg, unsigned long min,
-			       unsigned long max)
-{
-	unsigned long n;
-	char *end;
-
-	n = strtoul(arg, &end, 0);
-	if (end == arg || *end || n < min || n > max)
-		errx(EXIT_FAILURE, "%s: must be in %lu..%lu", arg, min, max);
-	return n;
 }
 
 int main(int argc, char **argv)
@@ -254,11 +208,11 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "hp:r:")) != -1) {
 		switch (opt) {
 		case 'p':
-			pages = parse_arg(optarg, ALIGN_PAGES, MAX_PAGES);
+			pages = bench_arg(optarg, ALIGN_PAGES, MAX_PAGES);
 			pages = pages / ALIGN_PAGES * ALIGN_PAGES;
 			break;
 		case 'r':
-			reps = parse_arg(optarg, 1, MAX_REPS);
+			reps = bench_arg(optarg, 1, BENCH_MAX_REPS);
 			break;
 		default:
 			fprintf(opt == 'h' ? stdout : stderr,
@@ -282,7 +236,7 @@ int main(int argc, char **argv)
 	memset(faults, 0, sizeof(faults));
 	count_faults();
 
-	printf("method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n");
+	bench_header();
 	for (o = 0; o < ARRAY_SIZE(objects); o++)
 		run(o, pages, reps);
 	return EXIT_SUCCESS;
