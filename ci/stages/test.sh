@@ -91,6 +91,10 @@ declare -A modules=()
 default=()
 while read -r category list; do
 	[[ -n $category && $category != '#'* ]] || continue
+	if [[ $category == *@* ]]; then
+		[[ ${category#*@} == "$variant" ]] || continue
+		category=${category%@*}
+	fi
 	default+=("$category")
 	modules[$category]=$list
 done <"$TOP/ci/expected/categories"
