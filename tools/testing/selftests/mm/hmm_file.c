@@ -1551,6 +1551,38 @@ TEST_F_TIMEOUT(file, periodic_writeback, TIMEOUT)
 	check_disk(self, variant, _metadata, p);
 }
 
+/*
+ * Too much is dirty, with what the device wrote: whoever writes more has to wait
+ * for writeback, which gets it.
+ */
+TEST_F_TIMEOUT(file, dirty_throttling, TIMEOUT)
+{
+	char path[128], *p = device_writes(self, _metadata);
+	long dirty;
+	int fd;
+
+	ASSERT_TRUE(set_file("/proc/sys/vm/stat_refresh", "1"));
+	dirty = number_in("/proc/vmstat", "nr_dirty ");
+	if (variant->disk)
+		ASSERT_GE(dirty, PAGES);
+	snprintf(path, sizeof(path), "%s/more.%d", self->dir, getpid());
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	ASSERT_GE(fd, 0);
+	/* 4 and 8 pages */
+	ASSERT_TRUE(set_file("/proc/sys/vm/dirty_background_bytes", "16384"));
+	ASSERT_TRUE(set_file("/proc/sys/vm/dirty_bytes", "32768"));
+	for (unsigned long i = 0; i < PAGES; i++)
+		EXPECT_EQ(pwrite(fd, self->buf, psize(), i * psize()), psize());
+	EXPECT_TRUE(WAIT_FOR(resident(self) == (variant->disk ? 0 : PAGES)));
+	EXPECT_TRUE(set_file("/proc/sys/vm/dirty_ratio", "20"));
+	EXPECT_TRUE(set_file("/proc/sys/vm/dirty_background_ratio", "10"));
+	close(fd);
+	ASSERT_EQ(unlink(path), 0);
+	if (variant->disk)
+		ASSERT_EQ(fsync(self->fd), 0);
+	check_disk(self, variant, _metadata, p);
+}
+
 TEST_F_TIMEOUT(file, insert_range, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
@@ -1916,6 +1948,71 @@ TEST_F_TIMEOUT(file, memcg_writeback, TIMEOUT)
 	ASSERT_EQ(rmdir(path), 0);
 	snprintf(path, sizeof(path), CGROUP "/%s", b);
 	ASSERT_EQ(rmdir(path), 0);
+}
+
+/*
+ * A node of i_pages with nothing but values goes, when there are many: they may
+ * be shadows of what was evicted.
+ */
+TEST_F_TIMEOUT(file, shadow_nodes, TIMEOUT)
+{
+	/* A page in each node; shmem's nodes are not shrunk */
+	const unsigned long nr = variant->disk ? 512 : 64, step = 64;
+	/* btrfs writes back when space for more extents is reserved. */
+	const unsigned long dirty = 32;
+	const size_t size = nr * step * psize();
+	char name[32], dir[96], *p;
+	long nodes;
+
+	snprintf(name, sizeof(name), "shadow%d", getpid());
+	ASSERT_TRUE(join_cgroup(name));
+	ASSERT_TRUE(file_of_cgroup(self));
+	ASSERT_EQ(ftruncate(self->fd, 0), 0);
+	ASSERT_EQ(ftruncate(self->fd, size), 0);
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(madvise(p, size, MADV_RANDOM), 0);
+	ASSERT_EQ(stats(self->dev, &self->before), 0);
+	for (unsigned long i = 0; i < nr; i++)
+		fill(p + i * step * psize(), i, 1, 1);
+	ASSERT_EQ(fsync(self->fd), 0);
+	for (unsigned long i = 0; i < nr; i++) {
+		char *page = p + i * step * psize();
+
+		if (i >= dirty) {
+			ASSERT_EQ(migrate(self, page, 1), 1);
+			continue;
+		}
+		fill(page, i, 1, 1);
+		ASSERT_EQ(migrate(self, page, 1), 1);
+		fill(self->buf, i, 1, 2);
+		ASSERT_EQ(command(self->dev, HMM_DMIRROR_WRITE, page, self->buf, 1), 0);
+	}
+	ASSERT_EQ(resident(self), nr);
+
+	ASSERT_TRUE(set_file("/proc/sys/vm/stat_refresh", "1"));
+	nodes = number_in("/proc/vmstat", "workingset_nodes ");
+	for (int i = 0; i < 4; i++)
+		ASSERT_TRUE(set_file("/proc/sys/vm/drop_caches", "2"));
+	ASSERT_TRUE(set_file("/proc/sys/vm/stat_refresh", "1"));
+	if (variant->disk) {
+		ASSERT_GE(nodes, nr);
+		/* Looked at, or this has shown nothing */
+		ASSERT_LT(number_in("/proc/vmstat", "workingset_nodes "),
+			  nodes - (long)nr / 2);
+	}
+	ASSERT_EQ(resident(self), nr);
+	ASSERT_EQ(recalls(self), 0);
+	for (unsigned long i = 0; i < nr; i++)
+		ASSERT_EQ(wrong(p + i * step * psize(), i, 1, i < dirty ? 2 : 1), 0);
+	ASSERT_EQ(recalls(self), nr);
+	ASSERT_EQ(munmap(p, size), 0);
+
+	ASSERT_TRUE(set_file(CGROUP "/cgroup.procs", "0"));
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(self->path), 0);
+	snprintf(dir, sizeof(dir), CGROUP "/%s", name);
+	ASSERT_EQ(rmdir(dir), 0);
 }
 
 FIXTURE(refused)
