@@ -266,6 +266,23 @@ static void fill_object(struct __test_metadata *_metadata,
 	ASSERT_EQ(munmap(addr, obj->nr * psize()), 0);
 }
 
+/* @obj as a new one, all of it mapped at @place, which is made */
+static char *map_filled(struct __test_metadata *_metadata, struct object *obj,
+			struct place *place)
+{
+	setup_place(_metadata, place, obj->nr, EDGE);
+	fill_object(_metadata, obj, 0);
+	map_at(_metadata, obj, place->addr, 0, obj->nr, PROT_READ | PROT_WRITE);
+	return place->addr;
+}
+
+static void remove_object(struct object *obj, struct place *place)
+{
+	if (place->area)
+		munmap(place->area, place->size);
+	destroy_object(obj);
+}
+
 /* What all of them have in common */
 
 FIXTURE(object)
@@ -300,9 +317,7 @@ FIXTURE_SETUP(object)
 
 FIXTURE_TEARDOWN(object)
 {
-	if (self->place.area)
-		munmap(self->place.area, self->place.size);
-	destroy_object(&self->obj);
+	remove_object(&self->obj, &self->place);
 }
 
 /* In whatever order pages are touched, each is the right one. */
@@ -770,9 +785,7 @@ FIXTURE_TEARDOWN(udmabuf)
 {
 	if (self->file)
 		munmap(self->file, memfd_pages(&self->obj) * psize());
-	if (self->place.area)
-		munmap(self->place.area, self->place.size);
-	destroy_object(&self->obj);
+	remove_object(&self->obj, &self->place);
 }
 
 static char *file_page(FIXTURE_DATA(udmabuf) * self, unsigned long index)
@@ -872,18 +885,12 @@ FIXTURE_VARIANT_ADD(shmem, prime) { .kind = VGEM_PRIME, };
 FIXTURE_SETUP(shmem)
 {
 	SETUP_OBJECT(&self->obj, variant->kind, NR);
-	setup_place(_metadata, &self->place, NR, EDGE);
-	self->addr = self->place.addr;
-	fill_object(_metadata, &self->obj, 0);
-	map_at(_metadata, &self->obj, self->addr, 0, NR,
-	       PROT_READ | PROT_WRITE);
+	self->addr = map_filled(_metadata, &self->obj, &self->place);
 }
 
 FIXTURE_TEARDOWN(shmem)
 {
-	if (self->place.area)
-		munmap(self->place.area, self->place.size);
-	destroy_object(&self->obj);
+	remove_object(&self->obj, &self->place);
 }
 
 /* Reads have more pages mapped than those they are of. */
@@ -976,18 +983,12 @@ FIXTURE_VARIANT_ADD(ttm, surface) { .kind = TTM_SURFACE, };
 FIXTURE_SETUP(ttm)
 {
 	SETUP_OBJECT(&self->obj, variant->kind, TTM_NR);
-	setup_place(_metadata, &self->place, TTM_NR, EDGE);
-	self->addr = self->place.addr;
-	fill_object(_metadata, &self->obj, 0);
-	map_at(_metadata, &self->obj, self->addr, 0, TTM_NR,
-	       PROT_READ | PROT_WRITE);
+	self->addr = map_filled(_metadata, &self->obj, &self->place);
 }
 
 FIXTURE_TEARDOWN(ttm)
 {
-	if (self->place.area)
-		munmap(self->place.area, self->place.size);
-	destroy_object(&self->obj);
+	remove_object(&self->obj, &self->place);
 }
 
 /* A window grows while pages are touched one after the other. */
@@ -1122,11 +1123,7 @@ FIXTURE_SETUP(evict)
 {
 	self->mem = -1;
 	SETUP_OBJECT(&self->obj, variant->kind, NR);
-	setup_place(_metadata, &self->place, NR, EDGE);
-	self->addr = self->place.addr;
-	fill_object(_metadata, &self->obj, 0);
-	map_at(_metadata, &self->obj, self->addr, 0, NR,
-	       PROT_READ | PROT_WRITE);
+	self->addr = map_filled(_metadata, &self->obj, &self->place);
 	self->mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(self->mem, 0);
 	ASSERT_TRUE(in_device(self));
@@ -1140,13 +1137,11 @@ static void free_fillers(int card, uint32_t *fillers, unsigned int *nr)
 
 FIXTURE_TEARDOWN(evict)
 {
-	if (self->place.area)
-		munmap(self->place.area, self->place.size);
 	if (self->obj.card >= 0)
 		free_fillers(self->obj.card, self->fillers, &self->nr_fillers);
 	if (self->mem >= 0)
 		close(self->mem);
-	destroy_object(&self->obj);
+	remove_object(&self->obj, &self->place);
 }
 
 /*
