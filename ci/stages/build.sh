@@ -117,10 +117,20 @@ run_long "modules $name" "$log_dir/mods-$name.log" \
 	fail "modules of $name do not install"
 [[ -z $kernel_only ]] || exit 0
 
-# Header files and selftests are the same for each variant, but cheap next to a kernel.
+# Selftests are the same for each variant; those of a tree without changes need not be built again.
+id=$(source_id)
+rm -rf "$build/ksft" "$build/ksft.id"
+if [[ $GUEST != small && $id =~ ^[0-9a-f]{40,}$ ]]; then
+	for other in "$OUT/build/$ARCH"-{normal,debug,bench}; do
+		[[ -f $other/ksft.id && $(<"$other/ksft.id") == "$id" ]] || continue
+		cp -a "$other/ksft" "$build/ksft"
+		cp "$other/ksft.id" "$build/"
+		log "$name: $(head -n 1 <<<"$id"), $(wc -c <"$build/$IMAGE") bytes, in $build; selftests of $(basename "$other")"
+		exit 0
+	done
+fi
 run_long "headers $name" "$log_dir/headers-$name.log" kmake "$build" headers ||
 	fail "headers of $name do not install"
-rm -rf "$build/ksft"
 if [[ $GUEST == small ]]; then
 	small_selftests
 	log "$name: $(source_id | head -n 1), $(wc -c <"$build/$IMAGE") bytes, in $build"
@@ -134,4 +144,5 @@ run_long "selftests $name" "$log_dir/selftests-$name.log" \
 while read -r program; do
 	[[ -x $build/ksft/mm/$program ]] || fail "selftest $program has not been built, see $log_dir/selftests-$name.log"
 done <"$TOP/ci/expected/programs"
-log "$name: $(source_id | head -n 1), $(wc -c <"$build/$IMAGE") bytes, in $build"
+printf '%s\n' "$id" >"$build/ksft.id"
+log "$name: $(head -n 1 <<<"$id"), $(wc -c <"$build/$IMAGE") bytes, in $build"
