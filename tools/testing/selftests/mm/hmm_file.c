@@ -1996,10 +1996,10 @@ TEST_F_TIMEOUT(file, shadow_nodes, TIMEOUT)
 		ASSERT_TRUE(set_file("/proc/sys/vm/drop_caches", "2"));
 	ASSERT_TRUE(set_file("/proc/sys/vm/stat_refresh", "1"));
 	if (variant->disk) {
-		ASSERT_GE(nodes, nr);
-		/* Looked at, or this has shown nothing */
+		/* Looked at, some of them maybe before, or this shows nothing */
+		ASSERT_GE(nodes, nr / 2);
 		ASSERT_LT(number_in("/proc/vmstat", "workingset_nodes "),
-			  nodes - (long)nr / 2);
+			  nodes - (long)nr / 4);
 	}
 	ASSERT_EQ(resident(self), nr);
 	ASSERT_EQ(recalls(self), 0);
