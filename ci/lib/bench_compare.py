@@ -13,16 +13,19 @@ import sys
 
 from bench import DataError, number, read_rows
 
-# method, place, metric, limit, and the method to compare with on the kernel after; none: the same before
+# method, place, metric, limit, and the method to compare with on the kernel after; none: the same before.
+# What depends on where memory has been found varies from boot to boot: one kernel, measured twice, has shown 3.5 %
+# in ext4's fault-around, 1.7 % in its fsync(), 3.5 % in fork(); and less than 0.05 % in what has the limit 1.005.
 GOALS = []
 for METHOD in ("tmpfs", "ext4"):
-    GOALS += [(METHOD, "cache", metric, 1.005, None) for metric in ("read_ns", "write_ns", "around_ns", "find_ns")]
+    GOALS += [(METHOD, "cache", metric, 1.005, None) for metric in ("read_ns", "write_ns", "find_ns")]
     GOALS.append((METHOD, "device", "both_ns", 1.25, "anon"))
-GOALS += [("ext4", "cache", "fsync_ns", 1.005, None), ("anon", "device", "both_ns", 1.005, None)]
+GOALS += [("tmpfs", "cache", "around_ns", 1.005, None), ("anon", "device", "both_ns", 1.005, None)]
+GOALS += [("ext4", "cache", metric, 1.05, None) for metric in ("around_ns", "fsync_ns")]
 for METHOD, PLACE in (("udmabuf", "ram"), ("vgem", "ram"), ("ttm", "ram"), ("ttm", "vram")):
     GOALS.append((METHOD, PLACE, "seq_ns", 1 / 3, None))
     GOALS += [(METHOD, PLACE, metric, 1.1, None) for metric in ("w16_ns", "w32_ns", "w512_ns")]
-    GOALS += [(METHOD, PLACE, metric, 1.02, None) for metric in ("munmap_ns", "fork_ns")]
+    GOALS += [(METHOD, PLACE, "munmap_ns", 1.02, None), (METHOD, PLACE, "fork_ns", 1.05, None)]
 
 
 def by_name(rows):
