@@ -15,7 +15,7 @@ from bench import DataError, number, read_rows
 
 # method, place, metric, limit, and the method to compare with on the kernel after; none: the same before.
 # What depends on where memory has been found varies from boot to boot: one kernel, measured twice, has shown 3.5 %
-# in ext4's fault-around, 1.7 % in its fsync(), 3.5 % in fork(); and less than 0.05 % in what has the limit 1.005.
+# in ext4's fault-around, 1.7 % in its fsync(), 3.5 % in fork(); and at most 0.2 % in what has the limit 1.005.
 GOALS = []
 for METHOD in ("tmpfs", "ext4"):
     GOALS += [(METHOD, "cache", metric, 1.005, None) for metric in ("read_ns", "write_ns", "find_ns")]
