@@ -151,6 +151,8 @@ program() {
 	shift
 	if (($#)) && grep -q 'tests from %u test cases' "./$name"; then
 		for t; do args+=(-r "$t"); done
+	elif (($#)) && grep -q '\[-f fs\[,fs\]\]' "./$name"; then
+		args=(-f "$(IFS=,; echo "$*")")
 	fi
 	printf '# ---\n# running ./%s\n# ---\n' "$name"
 	"./$name" "${args[@]}" 2>&1 | sed 's/^/# /'
