@@ -173,6 +173,18 @@ def plot(rows, out):
             raise DataError(f"gnuplot wrote nothing to {name}")
 
 
+def write_tap(path, results, digits):
+    """A point per goal, (name, met, description, limit); no file without a path."""
+    if not path:
+        return
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write("TAP version 13\n")
+        for count, (title, met, what, limit) in enumerate(results, 1):
+            stream.write(f"{'ok' if met else 'not ok'} {count} - {title}\n# {what}, limit {limit:.{digits}f}\n")
+        stream.write(f"1..{len(results)}\n")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Table, plot and goals from the output of pfnmap_bench.")
     parser.add_argument("--log", required=True)
@@ -193,13 +205,7 @@ def main(argv=None):
         print(f"bench: {err}", file=sys.stderr)
         return 2
     results = list(goals(rows))
-    if args.tap:
-        os.makedirs(os.path.dirname(os.path.abspath(args.tap)), exist_ok=True)
-        with open(args.tap, "w", encoding="utf-8") as stream:
-            stream.write("TAP version 13\n")
-            for count, (title, met, what, factor) in enumerate(results, 1):
-                stream.write(f"{'ok' if met else 'not ok'} {count} - {title}\n# {what}, limit {factor:.2f}\n")
-            stream.write(f"1..{len(results)}\n")
+    write_tap(args.tap, results, 2)
     return 0 if all(met for _, met, _, _ in results) else 1
 
 

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from bench import DataError, number, read_rows
+from bench import DataError, number, read_rows, write_tap
 
 # method, place, metric, limit, and the method to compare with on the kernel after; none: the same before.
 # What depends on where memory has been found varies from boot to boot: one kernel, measured twice, has shown 3.5 %
@@ -88,13 +88,7 @@ def main(argv=None):
         print(f"bench_compare: {err}", file=sys.stderr)
         return 2
     results = list(goals(before, after))
-    if args.tap:
-        os.makedirs(os.path.dirname(os.path.abspath(args.tap)), exist_ok=True)
-        with open(args.tap, "w", encoding="utf-8") as stream:
-            stream.write("TAP version 13\n")
-            for count, (title, met, what, limit) in enumerate(results, 1):
-                stream.write(f"{'ok' if met else 'not ok'} {count} - {title}\n# {what}, limit {limit:.3f}\n")
-            stream.write(f"1..{len(results)}\n")
+    write_tap(args.tap, results, 3)
     return 0 if all(met for _, met, _, _ in results) else 1
 
 

@@ -170,8 +170,9 @@ unbind_gpus() {
 		if [[ -e $device ]]; then echo "${device##*/}" >/sys/bus/pci/drivers/qxl/unbind; fi
 	done
 }
-# kunit TEST...: what the tests of the modules that are loaded have said, or those that are named, in that form, too.
-kunit() {
+# kunit_results TEST...: what the tests of the modules that are loaded have said, or those that are named, in that
+# form, too.
+kunit_results() {
 	local st=0
 	printf '# ---\n# running ./kunit\n# ---\n'
 	cat "${KUNIT:-/sys/kernel/debug/kunit}"/*/results | awk -v names="$*" '
@@ -193,6 +194,15 @@ kunit() {
 	n=$((n + 1))
 	if ((st)); then echo "not ok $n kunit # exit=$st"; all=1; else echo "ok $n kunit"; fi
 }
+# kunit MODULES TEST...: the modules test when they are loaded.
+kunit() {
+	local modules=$1 m
+	shift
+	unbind_gpus
+	for m in $modules; do load "$m"; done
+	kunit_results "$@"
+	for m in $modules; do unload "$m"; done
+}
 programs_begin() { all=0 n=0; begin "${1:-only}"; echo "TAP version 13"; }
 programs_end() { echo "1..$n"; end "${1:-only}" "$all"; }
 finish() { exit "$rc"; }
@@ -204,9 +214,13 @@ whole_job() {
 	job_head
 	for category in "${selected[@]}"; do
 		is_category "$category" || fail "no wrapper ksft_$category.sh among the selftests in $build/ksft/mm"
-		if [[ $category == kunit ]]; then printf 'unbind_gpus\nprograms_begin kunit\n'; else printf 'begin %s\n' "$category"; fi
+		if [[ $category == kunit ]]; then
+			printf 'programs_begin kunit\nkunit %q\nprograms_end kunit\n' "$(category_modules kunit | paste -sd ' ')"
+			continue
+		fi
+		printf 'begin %s\n' "$category"
 		for m in $(category_modules "$category"); do printf 'load %q\n' "$m"; done
-		if [[ $category == kunit ]]; then printf 'kunit\nprograms_end kunit\n'; else printf 'wrapper %s\n' "$category"; fi
+		printf 'wrapper %s\n' "$category"
 		for m in $(category_modules "$category"); do printf 'unload %q\n' "$m"; done
 	done
 	echo finish
@@ -218,8 +232,6 @@ only_job() {
 	[[ -f $expected ]] || harness_error "--only wants a category, or the list $expected"
 	line=$(grep -v '^#' "$expected" | grep -E -- "$only") || fail "no test in $expected matches '$only'"
 	job_head
-	# KUnit's modules test when they are loaded.
-	grep -q '^kunit:' <<<"$line" || mapfile -t selected < <(printf '%s\n' "${selected[@]}" | grep -vx kunit)
 	for m in $(selected_modules); do printf 'load %q\n' "$m"; done
 	echo programs_begin
 	while read -r program; do
@@ -227,7 +239,11 @@ only_job() {
 		if ! grep -qxF "$program" <<<"$line"; then
 			mapfile -t tests < <(grep "^$program:" <<<"$line" | cut -d: -f2- | sed 's/~[0-9]*$//')
 		fi
-		if [[ $program == kunit ]]; then printf kunit; else printf 'program %q' "$program"; fi
+		if [[ $program == kunit ]]; then
+			printf 'kunit %q' "$(category_modules kunit | paste -sd ' ')"
+		else
+			printf 'program %q' "$program"
+		fi
 		for t in "${tests[@]}"; do printf ' %q' "$t"; done
 		echo
 	done < <(cut -d: -f1 <<<"$line" | awk '!seen[$0]++')
@@ -238,7 +254,10 @@ only_job() {
 
 selected_modules() {
 	local category
-	for category in "${selected[@]}"; do category_modules "$category"; done
+	for category in "${selected[@]}"; do
+		# kunit() loads its own.
+		[[ $category == kunit ]] || category_modules "$category"
+	done
 }
 
 # small_expected FILE: writes the list, and a point for each line of .without; "regex<TAB>reason" they are.

@@ -562,9 +562,9 @@ suite() {
 	} >"$T/kunit/$suite/results"
 }
 kunit_points() {
-	sed -n '/^kunit() {/,/^}/p' "$TOP/ci/stages/test.sh" >"$T/kunit.sh"
+	sed -n '/^kunit_results() {/,/^}/p' "$TOP/ci/stages/test.sh" >"$T/kunit.sh"
 	[ -s "$T/kunit.sh" ]
-	run bash -c 'all=0 n=0; . "$1"; shift; kunit "$@"; exit "$all"' - "$T/kunit.sh" "$@"
+	run bash -c 'all=0 n=0; . "$1"; shift; kunit_results "$@"; exit "$all"' - "$T/kunit.sh" "$@"
 	echo "$output"
 }
 
