@@ -45,6 +45,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/mutex.h>
+#include <linux/pagemap.h>
 #include <linux/pci.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rwsem.h>
@@ -118,6 +119,7 @@ struct pfnmap_test_object {
 	unsigned long nr_pages;		/* 0 before the object is created */
 	unsigned long *pfns;		/* where each page is now */
 	unsigned int flags;		/* PFNMAP_TEST_SCATTER etc. */
+	bool huge;			/* PFNMAP_TEST_HUGE has been set */
 	struct pfnmap_test_method_arg method;
 
 	/* see struct pfnmap_test_stats */
@@ -484,6 +486,46 @@ static bool pfnmap_test_window(struct vm_fault *vmf,
 	return true;
 }
 
+static bool pfnmap_test_is_mixed(unsigned int method)
+{
+	return method == PFNMAP_TEST_MIXED ||
+	       method == PFNMAP_TEST_MIXED_BATCH ||
+	       method == PFNMAP_TEST_MIXED_ITER ||
+	       method == PFNMAP_TEST_PAGES;
+}
+
+/*
+ * Does the method fit the mapping, and all of the window?  It may have changed
+ * since mmap(), and to mm anything else is a driver's bug.
+ */
+static bool pfnmap_test_fits(const struct vm_fault *vmf,
+			     const struct pfnmap_test_insert *ins)
+{
+	const struct pfnmap_test_object *obj = ins->obj;
+	const struct vm_area_struct *vma = vmf->vma;
+	const bool mixed = pfnmap_test_is_mixed(obj->method.method);
+	unsigned long i;
+
+	if (obj->method.misuse)
+		return true;
+
+	switch (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) {
+	case VM_PFNMAP:
+		return !mixed && (IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) ||
+				  !vma_is_cow_mapping(vma));
+	case VM_MIXEDMAP:
+		if (mixed)
+			return true;
+		for (i = 0; i < ins->nr; i++) {
+			if (pfn_valid(obj->pfns[ins->index + i]))
+				return false;
+		}
+		return true;
+	default:
+		return false;
+	}
+}
+
 static vm_fault_t pfnmap_test_insert_one(struct vm_fault *vmf,
 					 struct pfnmap_test_insert *ins,
 					 unsigned long i)
@@ -673,7 +715,7 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 	vm_fault_t ret;
 	u64 start;
 
-	if (!pfnmap_test_window(vmf, &ins))
+	if (!pfnmap_test_window(vmf, &ins) || !pfnmap_test_fits(vmf, &ins))
 		return VM_FAULT_SIGBUS;
 
 	if (mkwrite) {
@@ -776,6 +818,31 @@ static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
 	return pfnmap_test_do_fault(vmf, false);
 }
 
+static vm_fault_t pfnmap_test_huge_fault(struct vm_fault *vmf,
+					 unsigned int order)
+{
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+	struct vm_area_struct *vma = vmf->vma;
+	struct pfnmap_test_object *obj = vma->vm_private_data;
+	const unsigned long addr = vmf->address & PMD_MASK;
+	const pgoff_t index = linear_page_index(vma, addr);
+
+	if (order != PMD_ORDER || addr < vma->vm_start ||
+	    vma->vm_end - addr < PMD_SIZE)
+		return VM_FAULT_FALLBACK;
+
+	guard(rwsem_read)(&obj->sem);
+	if (obj->method.method == PFNMAP_TEST_HUGE && !obj->method.misuse &&
+	    !vma_is_cow_mapping(vma) && obj->nr_pages >= PTRS_PER_PTE &&
+	    index <= obj->nr_pages - PTRS_PER_PTE &&
+	    IS_ALIGNED(obj->pfns[index], PTRS_PER_PTE) &&
+	    pfnmap_test_run(obj, index, PTRS_PER_PTE) == PTRS_PER_PTE)
+		return vmf_insert_pfn_pmd(vmf, obj->pfns[index],
+					  vmf->flags & FAULT_FLAG_WRITE);
+#endif
+	return VM_FAULT_FALLBACK;
+}
+
 /* As a file system does it: a write to a page that is not mapped yet counts. */
 static vm_fault_t pfnmap_test_notify_fault(struct vm_fault *vmf)
 {
@@ -837,6 +904,11 @@ static const struct vm_operations_struct pfnmap_test_vm_ops = {
 	.fault = pfnmap_test_fault,
 };
 
+static const struct vm_operations_struct pfnmap_test_huge_vm_ops = {
+	.fault = pfnmap_test_fault,
+	.huge_fault = pfnmap_test_huge_fault,
+};
+
 static const struct vm_operations_struct pfnmap_test_notify_vm_ops = {
 	.fault = pfnmap_test_notify_fault,
 	.page_mkwrite = pfnmap_test_mkwrite,
@@ -847,14 +919,6 @@ static const struct vm_operations_struct pfnmap_test_remap_vm_ops = {
 	.fault = pfnmap_test_fault,
 	.mapped = pfnmap_test_mapped,
 };
-
-static bool pfnmap_test_is_mixed(unsigned int method)
-{
-	return method == PFNMAP_TEST_MIXED ||
-	       method == PFNMAP_TEST_MIXED_BATCH ||
-	       method == PFNMAP_TEST_MIXED_ITER ||
-	       method == PFNMAP_TEST_PAGES;
-}
 
 static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 {
@@ -874,15 +938,19 @@ static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 		return -ENXIO;
 	if (desc->pgoff >= nr_pages || nr > nr_pages - desc->pgoff)
 		return -EINVAL;
+	/* remap_pfn_range() would have to be called for all of the VMA. */
 	if (vma_desc_is_cow_mapping(desc) &&
-	    !pfnmap_test_is_mixed(method.method) &&
-	    method.misuse != PFNMAP_TEST_COW_VMA)
+	    (method.method == PFNMAP_TEST_REMAP ||
+	     (!IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL) &&
+	      !(flags & PFNMAP_TEST_MIXEDMAP) &&
+	      method.misuse != PFNMAP_TEST_COW_VMA)))
 		return -EINVAL;
 	if (pfnmap_test_is_mixed(method.method) &&
 	    !(flags & PFNMAP_TEST_MIXEDMAP) && !method.misuse)
 		return -EINVAL;
 	/* remap_pfn_range() makes the mapping VM_PFNMAP */
-	if (method.method == PFNMAP_TEST_REMAP &&
+	if ((method.method == PFNMAP_TEST_REMAP ||
+	     method.method == PFNMAP_TEST_HUGE) &&
 	    (flags & PFNMAP_TEST_MIXEDMAP))
 		return -EINVAL;
 
@@ -909,6 +977,8 @@ static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 	desc->private_data = obj;
 	if (method.method == PFNMAP_TEST_REMAP)
 		desc->vm_ops = &pfnmap_test_remap_vm_ops;
+	else if (method.method == PFNMAP_TEST_HUGE)
+		desc->vm_ops = &pfnmap_test_huge_vm_ops;
 	else if (flags & PFNMAP_TEST_NOTIFY)
 		desc->vm_ops = &pfnmap_test_notify_vm_ops;
 	else
@@ -1098,7 +1168,9 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 		       !pfnmap_test_is_mixed(arg->method);
 	case PFNMAP_TEST_BOTH_FLAGS:
 	case PFNMAP_TEST_NO_FLAGS:
-		return arg->method != PFNMAP_TEST_REMAP;
+		return arg->method != PFNMAP_TEST_REMAP &&
+		       /* vm_insert_page() would bring the kernel down. */
+		       arg->method != PFNMAP_TEST_PAGES;
 	case PFNMAP_TEST_ITER_HOLE:
 	case PFNMAP_TEST_ITER_OVERRUN:
 		return arg->method == PFNMAP_TEST_ITER ||
@@ -1132,6 +1204,7 @@ static int pfnmap_test_set_method(struct pfnmap_test_object *obj,
 	if (down_write_killable(&obj->sem))
 		return -EINTR;
 	obj->method = *arg;
+	obj->huge |= arg->method == PFNMAP_TEST_HUGE;
 	up_write(&obj->sem);
 
 	return 0;
@@ -1215,9 +1288,33 @@ static int pfnmap_test_inspect_pte(pte_t *ptep, unsigned long addr, void *data)
 	return 0;
 }
 
+/* apply_to_existing_page_range() is for PTEs only. */
+static bool pfnmap_test_inspect_leaf(struct vm_area_struct *vma,
+				     struct pfnmap_test_inspect *arg)
+{
+	struct follow_pfnmap_args args = { .vma = vma, .address = arg->addr };
+	bool leaf;
+
+	if (!(vma->vm_flags & VM_PFNMAP) || follow_pfnmap_start(&args))
+		return false;
+	leaf = args.addr_mask != PAGE_MASK;
+	if (leaf) {
+		arg->flags = PFNMAP_TEST_PTE_PRESENT | PFNMAP_TEST_LEAF;
+		if (args.special)
+			arg->flags |= PFNMAP_TEST_PTE_SPECIAL;
+		if (args.writable)
+			arg->flags |= PFNMAP_TEST_PTE_WRITE;
+		arg->pfn = args.pfn;
+		arg->pgprot = pgprot_val(args.pgprot);
+	}
+	follow_pfnmap_end(&args);
+	return leaf;
+}
+
 static int pfnmap_test_inspect(struct file *file,
 			       struct pfnmap_test_inspect *arg)
 {
+	struct pfnmap_test_object *obj = file->private_data;
 	struct mm_struct *mm = current->mm;
 	struct vm_area_struct *vma;
 
@@ -1240,9 +1337,13 @@ static int pfnmap_test_inspect(struct file *file,
 		.vm_flags = vma->vm_flags,
 	};
 
+	/* No fault maps a PMD meanwhile. */
+	down_write(&obj->sem);
 	/* -EINVAL: there is no page table */
-	apply_to_existing_page_range(mm, arg->addr, PAGE_SIZE,
-				     pfnmap_test_inspect_pte, arg);
+	if (!obj->huge || !pfnmap_test_inspect_leaf(vma, arg))
+		apply_to_existing_page_range(mm, arg->addr, PAGE_SIZE,
+					     pfnmap_test_inspect_pte, arg);
+	up_write(&obj->sem);
 	mmap_read_unlock(mm);
 
 	return 0;
@@ -1499,7 +1600,7 @@ static int __init pfnmap_test_init_vram(void)
 	 * and use it for userspace too, as x86 does: have two of them.
 	 */
 	nr = size >> PAGE_SHIFT;
-	split = nr / 2;
+	split = (nr - 1) / 2;	/* within what a PMD maps */
 
 	err = -ENOMEM;
 	vram.used = bitmap_zalloc(nr, GFP_KERNEL);

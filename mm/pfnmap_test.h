@@ -52,7 +52,8 @@ enum pfnmap_test_method {
 	PFNMAP_TEST_BATCH,	/* vmf_insert_pfns() for each contiguous run */
 	PFNMAP_TEST_ITER,	/* vmf_insert_pfns_iter() for the window */
 	PFNMAP_TEST_REMAP,	/* remap_pfn_range() at mmap(), no faults */
-	/* These want PFNMAP_TEST_MIXEDMAP, and allow MAP_PRIVATE. */
+	PFNMAP_TEST_HUGE,	/* vmf_insert_pfn_pmd() where aligned, else SINGLE */
+	/* These want PFNMAP_TEST_MIXEDMAP. */
 	PFNMAP_TEST_MIXED,	/* vmf_insert_mixed(), the faulting page only */
 	PFNMAP_TEST_MIXED_BATCH, /* vmf_insert_mixed_pfns() for each run */
 	PFNMAP_TEST_MIXED_ITER,	/* vmf_insert_mixed_pfns_iter(), the window */
@@ -72,7 +73,7 @@ enum pfnmap_test_misuse {
 	PFNMAP_TEST_NO_PAGES,		/* nr == 0 */
 	PFNMAP_TEST_WRAP,		/* addr + nr * PAGE_SIZE overflows */
 	PFNMAP_TEST_UNALIGNED,		/* addr not page aligned */
-	PFNMAP_TEST_COW_VMA,		/* accept a MAP_PRIVATE mapping */
+	PFNMAP_TEST_COW_VMA,		/* MAP_PRIVATE without pte_special */
 	PFNMAP_TEST_BOTH_FLAGS,		/* VM_PFNMAP and VM_MIXEDMAP */
 	PFNMAP_TEST_NO_FLAGS,		/* neither of them */
 	PFNMAP_TEST_MIXED_VALID,	/* VM_MIXEDMAP with a valid pfn */
@@ -127,6 +128,7 @@ struct pfnmap_test_stats {
 #define PFNMAP_TEST_PTE_DIRTY	0x10
 #define PFNMAP_TEST_PTE_YOUNG	0x20
 #define PFNMAP_TEST_ANON	0x40	/* the struct page is anonymous memory */
+#define PFNMAP_TEST_LEAF	0x80	/* a PMD: no PTE_DIRTY, YOUNG, refcount */
 
 /* What the caller's page table has at addr, without faulting it in. */
 struct pfnmap_test_inspect {

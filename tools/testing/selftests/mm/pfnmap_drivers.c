@@ -917,6 +917,21 @@ TEST_F(shmem, single)
 	}
 }
 
+/* The first touch of an object is not behind another one. */
+TEST_F(shmem, first)
+{
+	struct object obj;
+	char *addr;
+
+	SETUP_OBJECT(&obj, variant->kind, NR);
+	addr = map_object(&obj, NULL, 0, NR, PROT_READ);
+	ASSERT_NE(addr, MAP_FAILED);
+	FORCE_READ(*addr);
+	ASSERT_EQ(present(addr, NR), 1);
+	ASSERT_EQ(munmap(addr, NR * psize()), 0);
+	destroy_object(&obj);
+}
+
 /* ... and but one if touches are here and there. */
 TEST_F(shmem, sparse)
 {

@@ -1638,20 +1638,24 @@ TEST_F(rules, madvise)
 	ASSERT_EQ(count_present(_metadata, dev, mapping->addr, mapping->nr), 0);
 }
 
-/* A private mapping that may be written to is none for pfns. */
+/* Without PROT_WRITE nothing is written, in a private mapping or a shared one. */
 TEST_F(rules, private_mapping)
 {
 	struct dev *dev = &self->dev;
 	const size_t size = 8 * psize();
 	char *addr;
 
-	ASSERT_EQ(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
-		       dev->fd, 0), MAP_FAILED);
-	ASSERT_EQ(errno, EINVAL);
-	/* as mprotect() could make it writable */
-	ASSERT_EQ(mmap(NULL, size, PROT_READ, MAP_PRIVATE, dev->fd, 0),
-		  MAP_FAILED);
-	ASSERT_EQ(errno, EINVAL);
+	addr = mmap(NULL, size, PROT_READ, MAP_PRIVATE, dev->fd, 0);
+	if (variant->method == PFNMAP_TEST_REMAP ||
+	    (!dev->start.pte_special && !self->mixed)) {
+		ASSERT_EQ(addr, MAP_FAILED);
+		ASSERT_EQ(errno, EINVAL);
+	} else {
+		ASSERT_NE(addr, MAP_FAILED);
+		ASSERT_TRUE(headers_ok(addr, 0, 8, 0));
+		ASSERT_EQ(try_store(addr + 64, 1), SIGSEGV);
+		ASSERT_EQ(munmap(addr, size), 0);
+	}
 
 	addr = mmap(NULL, size, PROT_READ, MAP_SHARED, dev->fd, 0);
 	ASSERT_NE(addr, MAP_FAILED);
@@ -1682,11 +1686,6 @@ FIXTURE_VARIANT(misuse)
 	.place = PFNMAP_TEST_##_place,				\
 	.flags = _flags
 
-FIXTURE_VARIANT_ADD(misuse, single_cow)
-{
-	MISUSE(SINGLE, COW_VMA, RAM, 0),
-};
-
 FIXTURE_VARIANT_ADD(misuse, single_both_flags)
 {
 	MISUSE(SINGLE, BOTH_FLAGS, RAM, 0),
@@ -1695,11 +1694,6 @@ FIXTURE_VARIANT_ADD(misuse, single_both_flags)
 FIXTURE_VARIANT_ADD(misuse, single_no_flags)
 {
 	MISUSE(SINGLE, NO_FLAGS, RAM, 0),
-};
-
-FIXTURE_VARIANT_ADD(misuse, loop_cow)
-{
-	MISUSE(LOOP, COW_VMA, VRAM, 0),
 };
 
 FIXTURE_VARIANT_ADD(misuse, loop_both_flags)
@@ -1740,16 +1734,6 @@ FIXTURE_VARIANT_ADD(misuse, batch_wrap)
 FIXTURE_VARIANT_ADD(misuse, batch_unaligned)
 {
 	MISUSE(BATCH, UNALIGNED, RAM, 0),
-};
-
-FIXTURE_VARIANT_ADD(misuse, batch_cow)
-{
-	MISUSE(BATCH, COW_VMA, RAM, 0),
-};
-
-FIXTURE_VARIANT_ADD(misuse, batch_cow_mixedmap)
-{
-	MISUSE(BATCH, COW_VMA, VRAM, PFNMAP_TEST_MIXEDMAP),
 };
 
 FIXTURE_VARIANT_ADD(misuse, batch_both_flags)
@@ -1802,16 +1786,6 @@ FIXTURE_VARIANT_ADD(misuse, iter_unaligned)
 	MISUSE(ITER, UNALIGNED, RAM, 0),
 };
 
-FIXTURE_VARIANT_ADD(misuse, iter_cow)
-{
-	MISUSE(ITER, COW_VMA, RAM, 0),
-};
-
-FIXTURE_VARIANT_ADD(misuse, iter_cow_mixedmap)
-{
-	MISUSE(ITER, COW_VMA, VRAM, PFNMAP_TEST_MIXEDMAP),
-};
-
 FIXTURE_VARIANT_ADD(misuse, iter_both_flags)
 {
 	MISUSE(ITER, BOTH_FLAGS, VRAM, 0),
@@ -1861,8 +1835,6 @@ FIXTURE_TEARDOWN(misuse)
 TEST_F(misuse, refused)
 {
 	struct dev *dev = &self->dev;
-	const int shared = variant->misuse == PFNMAP_TEST_COW_VMA ?
-			   MAP_PRIVATE : MAP_SHARED;
 	struct mapping mapping = { dev->area + 32 * psize(), 32, 32 };
 	char *before = mapping.addr - 8 * psize();
 	char *after = mapping.addr + 32 * psize();
@@ -1878,7 +1850,7 @@ TEST_F(misuse, refused)
 	ASSERT_EQ(do_method(dev->fd, variant->method, 32, false,
 			    variant->misuse), 0);
 	ASSERT_EQ(mmap(mapping.addr, mapping.nr * psize(),
-		       PROT_READ | PROT_WRITE, MAP_FIXED | shared, dev->fd,
+		       PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED, dev->fd,
 		       mapping.first * psize()), mapping.addr);
 
 	for (i = 0; i < ARRAY_SIZE(index); i++) {
@@ -1900,7 +1872,6 @@ TEST_F(misuse, refused)
 	/* Once the driver gets the range right, the mapping works. */
 	set_method(_metadata, dev, variant->method, 32, false);
 	switch (variant->misuse) {
-	case PFNMAP_TEST_COW_VMA:
 	case PFNMAP_TEST_BOTH_FLAGS:
 	case PFNMAP_TEST_NO_FLAGS:
 	case PFNMAP_TEST_MIXED_VALID:
@@ -1978,64 +1949,185 @@ TEST_F(hole, others_mapped)
 }
 
 /*
- * vmf_insert_pfn() takes VM_MIXEDMAP mappings that are private: what is written
- * goes to a copy.
+ * Private mappings: a write goes to a copy.  In a VM_PFNMAP mapping, a copy can
+ * only be told from a pfn by pte_special; without it the faults are refused.
  */
-FIXTURE(cow_mixedmap)
+#define COW_NR	16
+
+FIXTURE(cow_pfns)
 {
 	struct dev dev;
+	char *private, *shared;
+	bool refused;
 };
 
-FIXTURE_VARIANT(cow_mixedmap)
+FIXTURE_VARIANT(cow_pfns)
 {
 	unsigned int method;
+	unsigned int place;
+	unsigned int flags;
 };
 
-FIXTURE_VARIANT_ADD(cow_mixedmap, single)
-{
-	.method = PFNMAP_TEST_SINGLE,
-};
-
-FIXTURE_VARIANT_ADD(cow_mixedmap, loop)
-{
-	.method = PFNMAP_TEST_LOOP,
-};
-
-FIXTURE_SETUP(cow_mixedmap)
-{
-	setup_dev(_metadata, &self->dev);
-	create(_metadata, &self->dev, 16, PFNMAP_TEST_VRAM,
-	       PFNMAP_TEST_MIXEDMAP);
+#define COW_VARIANTS(_name, _method)					\
+FIXTURE_VARIANT_ADD(cow_pfns, _name)					\
+{									\
+	.method = PFNMAP_TEST_##_method,				\
+	.place = PFNMAP_TEST_RAM,					\
+};									\
+FIXTURE_VARIANT_ADD(cow_pfns, _name##_mixedmap)				\
+{									\
+	.method = PFNMAP_TEST_##_method,				\
+	.place = PFNMAP_TEST_VRAM,					\
+	.flags = PFNMAP_TEST_MIXEDMAP,					\
 }
 
-FIXTURE_TEARDOWN(cow_mixedmap)
+COW_VARIANTS(single, SINGLE);
+COW_VARIANTS(loop, LOOP);
+COW_VARIANTS(batch, BATCH);
+COW_VARIANTS(iter, ITER);
+
+static void *map_private(const struct dev *dev, int prot)
+{
+	return mmap(dev->area, COW_NR * psize(), prot, MAP_FIXED | MAP_PRIVATE,
+		    dev->fd, 0);
+}
+
+FIXTURE_SETUP(cow_pfns)
+{
+	struct dev *dev = &self->dev;
+
+	setup_dev(_metadata, dev);
+	create(_metadata, dev, COW_NR, variant->place, variant->flags);
+	set_method(_metadata, dev, variant->method, COW_NR, false);
+
+	self->private = dev->area;
+	self->shared = dev->area + 2 * COW_NR * psize();
+	map(_metadata, dev, self->shared, 0, COW_NR);
+	self->refused = !dev->start.pte_special && !variant->flags;
+	if (self->refused) {
+		ASSERT_EQ(map_private(dev, PROT_READ), MAP_FAILED);
+		ASSERT_EQ(errno, EINVAL);
+		ASSERT_EQ(do_method(dev->fd, variant->method, COW_NR, false,
+				    PFNMAP_TEST_COW_VMA), 0);
+	}
+	ASSERT_EQ(map_private(dev, PROT_READ | PROT_WRITE), self->private);
+	if (self->refused) {
+		ASSERT_EQ(touch(self->private), SIGBUS);
+		ASSERT_EQ(try_store(self->private, 1), SIGBUS);
+		ASSERT_EQ(count_present(_metadata, dev, self->private, COW_NR),
+			  0);
+	}
+}
+
+FIXTURE_TEARDOWN(cow_pfns)
 {
 	teardown_dev(_metadata, &self->dev);
 }
 
-TEST_F(cow_mixedmap, copied)
+/* Reads see the object; each write makes a copy, that nobody else sees. */
+TEST_F(cow_pfns, copied)
 {
 	struct dev *dev = &self->dev;
-	char *private = dev->area, *shared = dev->area + 32 * psize();
 	unsigned long i;
 
-	ASSERT_EQ(do_method(dev->fd, variant->method, 16, false,
-			    PFNMAP_TEST_COW_VMA), 0);
-	ASSERT_EQ(mmap(private, 16 * psize(), PROT_READ | PROT_WRITE,
-		       MAP_FIXED | MAP_PRIVATE, dev->fd, 0), private);
-	map(_metadata, dev, shared, 0, 16);
-	ASSERT_TRUE(headers_ok(private, 0, 16, 0));
-	for (i = 0; i < 16; i++) {
-		struct pfnmap_test_inspect pte;
+	if (self->refused)
+		return;
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 0));
+	for (i = 0; i < COW_NR; i++) {
+		char *private = self->private + i * psize();
+		char *shared = self->shared + i * psize();
 
-		pte = inspect(_metadata, dev, private + i * psize());
-		ASSERT_FALSE(pte.flags & PFNMAP_TEST_PTE_WRITE);
-		store(private + i * psize() + 64, i + 1);
-		ASSERT_EQ(load(shared + i * psize() + 64), 0);
-		ASSERT_EQ(load(private + i * psize() + 64), i + 1);
+		ASSERT_FALSE(inspect(_metadata, dev, private).flags &
+			     PFNMAP_TEST_PTE_WRITE);
+		store(private + 64, i + 1);
+		ASSERT_TRUE(inspect(_metadata, dev, private).flags &
+			    PFNMAP_TEST_ANON);
+		ASSERT_EQ(load(shared + 64), 0);
+		/* A copy keeps what was there before. */
+		store(shared + 72, 1);
+		ASSERT_EQ(load(private + 64), i + 1);
+		ASSERT_EQ(load(private + 72), 0);
 	}
-	ASSERT_TRUE(headers_ok(private, 0, 16, 0));
-	ASSERT_TRUE(headers_ok(shared, 0, 16, 0));
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 0));
+	ASSERT_TRUE(headers_ok(self->shared, 0, COW_NR, 0));
+}
+
+/* What mprotect() allows later is written to a copy, too. */
+TEST_F(cow_pfns, mprotect)
+{
+	struct dev *dev = &self->dev;
+	const size_t size = COW_NR * psize();
+	char *addr = self->private;
+
+	if (self->refused)
+		return;
+	ASSERT_EQ(map_private(dev, PROT_READ), addr);
+	ASSERT_TRUE(headers_ok(addr, 0, COW_NR, 0));
+	ASSERT_EQ(try_store(addr + 64, 1), SIGSEGV);
+
+	ASSERT_EQ(mprotect(addr, size, PROT_READ | PROT_WRITE), 0);
+	ASSERT_FALSE(inspect(_metadata, dev, addr).flags &
+		     PFNMAP_TEST_PTE_WRITE);
+	store(addr + 64, 1);
+	ASSERT_EQ(load(self->shared + 64), 0);
+
+	ASSERT_EQ(mprotect(addr, size, PROT_READ), 0);
+	ASSERT_EQ(try_store(addr + 64, 2), SIGSEGV);
+	ASSERT_EQ(load(addr + 64), 1);
+	ASSERT_TRUE(headers_ok(addr, 0, COW_NR, 0));
+}
+
+/* The child has the copies of before, and makes its own ones. */
+TEST_F(cow_pfns, fork)
+{
+	char *first = self->private + 64, *second = first + psize();
+	int status;
+	pid_t pid;
+
+	if (self->refused)
+		return;
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 0));
+	store(first, 1);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		if (load(first) != 1 || load(second) != 0)
+			_exit(1);
+		store(first, 2);
+		store(second, 2);
+		if (load(first) != 2 || load(second) != 2 ||
+		    !headers_ok(self->private, 0, COW_NR, 0))
+			_exit(1);
+		_exit(0);
+	}
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	ASSERT_EQ(status, 0);
+	ASSERT_EQ(load(first), 1);
+	ASSERT_EQ(load(second), 0);
+	ASSERT_EQ(load(self->shared + 64), 0);
+	ASSERT_EQ(load(self->shared + psize() + 64), 0);
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 0));
+}
+
+/* The driver unmaps copies as well when the object moves, as i915 does. */
+TEST_F(cow_pfns, migrate)
+{
+	struct dev *dev = &self->dev;
+	const unsigned int away = variant->place == PFNMAP_TEST_RAM ?
+				  PFNMAP_TEST_VRAM : PFNMAP_TEST_RAM;
+
+	if (self->refused)
+		return;
+	store(self->private + 64, 1);
+	ASSERT_EQ(do_migrate(dev->fd, 0, COW_NR, away), 0);
+	/* VM_MIXEDMAP has no place for what is in ram. */
+	ASSERT_EQ(do_migrate(dev->fd, 0, COW_NR, variant->place), 0);
+	ASSERT_EQ(count_present(_metadata, dev, self->private, COW_NR), 0);
+	ASSERT_EQ(load(self->private + 64), 0);
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 2));
+	store(self->private + 64, 2);
+	ASSERT_EQ(load(self->shared + 64), 0);
+	ASSERT_TRUE(headers_ok(self->private, 0, COW_NR, 2));
 }
 
 /*

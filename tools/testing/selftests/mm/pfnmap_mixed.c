@@ -3438,6 +3438,74 @@ TEST_F(race, munmap)
 	finish_race(_metadata, race, self->racers, round);
 }
 
+/*
+ * The method changes after mmap(). One that does not fit the mapping or the
+ * pages gets a SIGBUS, and the others map the data.
+ */
+FIXTURE(method)
+{
+	struct dev dev;
+};
+
+FIXTURE_VARIANT(method)
+{
+	unsigned int place;
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(method, pfnmap) { PFNMAP_TEST_RAM, 0 };
+FIXTURE_VARIANT_ADD(method, mixedmap_ram) { PFNMAP_TEST_RAM, PFNMAP_TEST_MIXEDMAP };
+FIXTURE_VARIANT_ADD(method, mixedmap_vram) { PFNMAP_TEST_VRAM, PFNMAP_TEST_MIXEDMAP };
+
+FIXTURE_SETUP(method)
+{
+	setup_dev(_metadata, &self->dev);
+	create(_metadata, &self->dev, 64, variant->place, variant->flags);
+}
+
+FIXTURE_TEARDOWN(method)
+{
+	teardown_dev(_metadata, &self->dev);
+}
+
+TEST_F(method, changes)
+{
+	struct dev *dev = &self->dev;
+	const bool cow = variant->flags || dev->start.pte_special;
+	char *addr = dev->area + 20 * psize();
+	unsigned int method, private;
+
+	for (private = 0; private <= cow; private++) {
+		struct mapping mapping = { dev->area, 0, 64, private };
+
+		for (method = 0; method < PFNMAP_TEST_NR_METHODS; method++) {
+			const bool mixed = method >= PFNMAP_TEST_MIXED;
+			bool fits;
+
+			if (!variant->flags)
+				fits = !mixed;
+			else if (variant->place == PFNMAP_TEST_RAM)
+				fits = mixed;
+			else
+				fits = method != PFNMAP_TEST_PAGES;
+
+			set_method(_metadata, dev, variant->flags ?
+				   PFNMAP_TEST_MIXED : PFNMAP_TEST_SINGLE, 1,
+				   false);
+			map(_metadata, dev, &mapping);
+			set_method(_metadata, dev, method, 16, false);
+			ASSERT_EQ(touch(addr), fits ? 0 : SIGBUS) {
+				TH_LOG("method %u, private %u", method, private);
+			}
+			ASSERT_EQ(try_store(addr + 64, 1), fits ? 0 : SIGBUS);
+			ASSERT_EQ(is_present(dev, addr), fits);
+			if (fits)
+				ASSERT_TRUE(header_ok(addr, 20, 0));
+			unmap(_metadata, mapping.addr, mapping.nr);
+		}
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (access(DEVICE, F_OK) && system("modprobe pfnmap_test 2>/dev/null"))
