@@ -833,6 +833,7 @@ static vm_fault_t pfnmap_test_huge_fault(struct vm_fault *vmf,
 
 	guard(rwsem_read)(&obj->sem);
 	if (obj->method.method == PFNMAP_TEST_HUGE && !obj->method.misuse &&
+	    (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP)) == VM_PFNMAP &&
 	    !vma_is_cow_mapping(vma) && obj->nr_pages >= PTRS_PER_PTE &&
 	    index <= obj->nr_pages - PTRS_PER_PTE &&
 	    IS_ALIGNED(obj->pfns[index], PTRS_PER_PTE) &&
@@ -1163,6 +1164,7 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 	case PFNMAP_TEST_MIXED_VALID:
 		return arg->method == PFNMAP_TEST_BATCH ||
 		       arg->method == PFNMAP_TEST_ITER;
+	case PFNMAP_TEST_UNCHECKED:
 	case PFNMAP_TEST_COW_VMA:
 		return arg->method != PFNMAP_TEST_REMAP &&
 		       !pfnmap_test_is_mixed(arg->method);

@@ -77,6 +77,7 @@ enum pfnmap_test_misuse {
 	PFNMAP_TEST_BOTH_FLAGS,		/* VM_PFNMAP and VM_MIXEDMAP */
 	PFNMAP_TEST_NO_FLAGS,		/* neither of them */
 	PFNMAP_TEST_MIXED_VALID,	/* VM_MIXEDMAP with a valid pfn */
+	PFNMAP_TEST_UNCHECKED,		/* the driver does not look at pfns */
 	PFNMAP_TEST_ITER_HOLE,		/* iterator has no pfn for the fault */
 	PFNMAP_TEST_ITER_OVERRUN,	/* iterator returns more than max */
 	/* One page of the object, misuse_page, stands for another one: */

@@ -65,8 +65,8 @@ for n in "${names[@]}"; do
 		results=$OUT/mutate/$n/$i log=$OUT/log/mutate-$n-$i-test.log rc=0
 		RESULTS=$results bash "$TOP/ci/run" test --build "$mutant" --only "${finders[i]}" >"$log" 2>&1 || rc=$?
 		# A guest that dies of it leaves tests without a result; they have to have begun.
-		found='^not ok [0-9]+ - [a-z_]+:'
-		if grep -q '^# running \./' "$OUT/test/x86_64-normal/ktap.log"; then found='^not ok [0-9]+ - (ci\.vanished:)?[a-z_]+:'; fi
+		found='^not ok [0-9]+ - [a-z_-]+:'
+		if grep -q '^# running \./' "$OUT/test/x86_64-normal/ktap.log"; then found='^not ok [0-9]+ - (ci\.vanished:)?[a-z_-]+:'; fi
 		failed=$(grep -hcE "$found" "$results"/*.tap 2>/dev/null || true)
 		if ((rc == E_FAIL && failed > 0)); then
 			tap_ok "$n: $failed of ${finders[i]} fail"

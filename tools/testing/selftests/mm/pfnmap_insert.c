@@ -1136,6 +1136,7 @@ TEST_F(rules, accounting)
 	unsigned int i;
 
 	/* Whatever it takes to find out must not be seen either. */
+	ASSERT_EQ(mlockall(MCL_CURRENT), 0);
 	for (i = 0; i < ARRAY_SIZE(rss); i++)
 		after[i] = status_kb(rss[i]);
 	for (i = 0; i < ARRAY_SIZE(rss); i++) {
@@ -1148,6 +1149,7 @@ TEST_F(rules, accounting)
 		after[i] = status_kb(rss[i]);
 	for (i = 0; i < ARRAY_SIZE(rss); i++)
 		EXPECT_EQ(after[i], before[i]);
+	ASSERT_EQ(munlockall(), 0);
 	ASSERT_EQ(count_present(_metadata, dev, mapping->addr, mapping->nr),
 		  mapping->nr);
 
@@ -3765,8 +3767,10 @@ TEST_F(valid_pfn, one_of_many)
 		addr = dev->area;
 	for (i = 0; i < ARRAY_SIZE(valid); i++) {
 		ASSERT_EQ(do_migrate(dev->fd, valid[i], 1, PFNMAP_TEST_RAM), 0);
-		set_method(_metadata, dev, variant->method,
-			   variant->unclamped ? 1024 : 64, variant->unclamped);
+		ASSERT_EQ(do_method(dev->fd, variant->method,
+				    variant->unclamped ? 1024 : 64,
+				    variant->unclamped, PFNMAP_TEST_UNCHECKED),
+			  0);
 		map(_metadata, dev, addr, 0, 64);
 		ASSERT_EQ(ioctl(dev->fd, PFNMAP_TEST_RESET_STATS), 0);
 
