@@ -5,7 +5,7 @@
 # Refs       BASE_REF SERIES_REF TOPIC_REFS       of the kernel tree, see tree_refs
 # Exit       E_FAIL E_HARNESS E_SKIP; fail, harness_error, skip
 # Messages   log, warn (stderr, "stage: text")
-# Commands   need CMD...; run_long LABEL LOGFILE CMD...; kgit ARGS...; kmake BUILD_DIR ARGS...
+# Commands   need CMD...; run_long LABEL LOGFILE CMD...; kgit ARGS...; kgit_worktree DIR COMMIT; kmake BUILD_DIR ARGS...
 # Arch       facts ARCH; build_dir ARCH VARIANT; config_fragments VARIANT; arch_skip POINT CMD...
 # TAP        tap_begin NAME; tap_ok T; tap_not_ok T [DIAG]; tap_skip T REASON; tap_end
 #            One flat TAP file per stage, $RESULTS/NAME.tap, one top-level point per test and
@@ -164,6 +164,18 @@ kgit() {
 		-c diff.noprefix=false -c diff.mnemonicPrefix=false -c diff.algorithm=default \
 		-c core.commentChar='#' -c advice.detachedHead=false -c init.defaultBranch=series \
 		-c rerere.enabled=false -c maintenance.auto=false "$@"
+}
+
+# kgit_worktree DIR COMMIT: makes DIR a worktree of $TREE that has COMMIT, and nothing else that is tracked.
+kgit_worktree() {
+	local commit
+	commit=$(kgit rev-parse -q --verify "$2^{commit}") || harness_error "no commit $2 in $TREE"
+	kgit worktree prune
+	if [[ ! -e $1/.git ]]; then
+		run_long "worktree ${1##*/}" "$OUT/log/${1##*/}.log" kgit worktree add -f --detach "$1" "$commit" ||
+			harness_error "git worktree failed"
+	fi
+	kgit -C "$1" checkout -q -f --detach "$commit"
 }
 
 # kmake BUILD_DIR ARGS...: kbuild of $KSRC into BUILD_DIR; facts ARCH before it, x86_64 otherwise.

@@ -97,12 +97,7 @@ compare_build() {
 	tag=$(kgit tag -l 'topic/2-*')
 	[[ -n $tag ]] || harness_error "no tag topic/2-... in $TREE; do: ci/run apply"
 	"$TOP/ci/run" build --variant bench || red "the variant bench does not build"
-	kgit worktree prune
-	if [[ ! -e $before/.git ]]; then
-		run_long "worktree" "$OUT/log/bench-before.log" kgit worktree add -f --detach "$before" "$tag" ||
-			harness_error "git worktree failed"
-	fi
-	kgit -C "$before" checkout -q -f --detach "$tag"
+	kgit_worktree "$before" "$tag"
 	kgit -C "$before" checkout -q "$SERIES_REF" -- tools/testing/selftests/mm/config
 	"$TOP/ci/run" build --variant bench --source "$before" --kernel-only || red "the kernel before does not build"
 }

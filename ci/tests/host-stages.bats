@@ -28,7 +28,7 @@ setup() { host_setup; }
 	[[ $status -eq 2 ]]
 	run ci
 	[[ $status -eq 2 ]]
-	for s in deps tree apply check export mbox mutate range-diff all; do
+	for s in deps tree apply check export mbox mutate range-diff regress all; do
 		run ci "$s" --no-such-option
 		[[ $status -eq 2 ]]
 	done
