@@ -8,7 +8,8 @@ usage() {
 usage: ci/run mutate [NAME...]
 
 Plants the bugs of ci/tests/mutations/NAME.patch, one at a time, into the kernel that "ci/run build" has made
-for x86_64, and boots it. Of the tests that each line "Tests: REGEX" of the patch names, one has to fail at least.
+for x86_64, and boots it. Of the tests that each line "Tests: REGEX" of the patch names, one has to fail at least;
+of those of a whole category, "Tests: CATEGORY REGEX", one whose name has a match.
 END
 }
 
@@ -63,10 +64,12 @@ for n in "${names[@]}"; do
 	for i in "${!finders[@]}"; do
 		# The lines are anchored to the program; the point of the whole program does not count.
 		results=$OUT/mutate/$n/$i log=$OUT/log/mutate-$n-$i-test.log rc=0
-		RESULTS=$results bash "$TOP/ci/run" test --build "$mutant" --only "${finders[i]}" >"$log" 2>&1 || rc=$?
+		read -r finder want <<<"${finders[i]}"
+		RESULTS=$results bash "$TOP/ci/run" test --build "$mutant" --only "$finder" >"$log" 2>&1 || rc=$?
 		# A guest that dies of it leaves tests without a result; they have to have begun.
-		found='^not ok [0-9]+ - [a-z_-]+:'
-		if grep -q '^# running \./' "$OUT/test/x86_64-normal/ktap.log"; then found='^not ok [0-9]+ - (ci\.vanished:)?[a-z_-]+:'; fi
+		found='^not ok [0-9]+ - [a-z_]+:'
+		if grep -q '^# running \./' "$OUT/test/x86_64-normal/ktap.log"; then found='^not ok [0-9]+ - (ci\.vanished:)?[a-z_]+:'; fi
+		if [[ -n $want ]]; then found="^not ok [0-9]+ - .*$want"; fi
 		failed=$(grep -hcE "$found" "$results"/*.tap 2>/dev/null || true)
 		if ((rc == E_FAIL && failed > 0)); then
 			tap_ok "$n: $failed of ${finders[i]} fail"
