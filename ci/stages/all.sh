@@ -12,10 +12,10 @@ Stages deps, tree, apply, check, build and test; then how long each took, and, a
 of all tests: "N passed, N failed, N skipped". With --full steps that do not wait for one another run side by side.
 
   --no-check     without check
-  --full         also the tests of the harness itself; variants normal and debug; architecture arm, too, normal
+  --full         also the tests of the harness itself; architecture arm, too; regress --part check
   --arches       also the other architectures of ci/configs/arch/, in variant normal
-  --each         coccicheck, and all checks after each patch; all tests in variant debug, not those of
-                 ci/expected/x86_64-debug.part only; also build what each patch touches after that patch; mutate
+  --each         variant debug; coccicheck, and all checks after each patch; all of regress, and the base against its
+                 record; also build what each patch touches after that patch; mutate
   --linux DIR    for the stage tree
   --onto newest  for the stages tree and apply
 END
@@ -156,12 +156,7 @@ build() {
 	if ((rc == E_SKIP)); then echo "ok - test $1 $2 # SKIP NOT RUN, nothing was built" >>"$steps_tap"; fi
 	return "$rc"
 }
-# test_part ARCH VARIANT: with --each, all of it.
-test_part() {
-	local only=() part=$TOP/ci/expected/$1-$2.part
-	if [[ -f $part && -z $each ]]; then only=(--only "$(grep -v '^#' "$part" | paste -sd '|')"); fi
-	step "test $1 $2" run test --arch "$1" --variant "$2" "${only[@]}" || true
-}
+tests() { step "test $1 $2" run test --arch "$1" --variant "$2" || true; }
 others=()
 if [[ -n $full ]]; then others+=(arm); fi
 if [[ -n $every_arch ]]; then
@@ -174,9 +169,9 @@ boot_others() {
 	local a
 	for a in "${others[@]}"; do
 		step "deps $a" run deps --optional --arch "$a" || true
-		if build "$a" normal; then test_part "$a" normal; fi
+		if build "$a" normal; then tests "$a" normal; fi
 		# The debug variant as well, but for its ten minutes.
-		if [[ $a == arm && -n $full && -n $every_arch ]] && build "$a" debug; then test_part "$a" debug; fi
+		if [[ $a == arm && -n $full && -n $every_arch ]] && build "$a" debug; then tests "$a" debug; fi
 	done
 }
 # coccicheck takes as long as all other checks together, twice.
@@ -186,28 +181,33 @@ static() {
 	if [[ -n $full ]]; then step "harness" bash "$TOP/ci/lib/selftest.sh" || true; fi
 	if [[ -n $check ]]; then step check run check "${kinds[@]}" || true; fi
 }
+# Mainline's own tests
+regress() {
+	local part=(--part check)
+	if [[ -n $each ]]; then part=(); fi
+	step regress run regress "${part[@]}" || true
+}
 live() { step "harness in the guest" bash "$TOP/ci/lib/selftest.sh" live || true; }
 
 if [[ -z $full ]]; then
 	static
-	if [[ -n $each ]]; then step "build --each" run build --each || true; fi
-	if build x86_64 normal; then test_part x86_64 normal; fi
+	if build x86_64 normal; then tests x86_64 normal; fi
 	boot_others
 else
-	# First what takes longest: in the debug kernel tests take longer than another kernel's build.
+	# What wants the kernel that takes longest to build, and beside it the rest.
 	beside() { static; boot_others; }
 	lane_begin static beside
-	debug=''
-	if build x86_64 debug; then
-		debug=1
-		lane_begin debug test_part x86_64 debug
-	fi
 	if build x86_64 normal; then
-		if [[ -n $debug ]]; then lane_begin live live; fi
-		test_part x86_64 normal
+		lane_begin live live
+		tests x86_64 normal
+		regress
 	fi
 	lanes_end
-	if [[ -n $each ]]; then step "build --each" run build --each || true; fi
 fi
-if [[ -n $each ]]; then step mutate run mutate || true; fi
+if [[ -n $each ]]; then
+	if build x86_64 debug; then tests x86_64 debug; fi
+	step "regress --base" run regress --base || true
+	step "build --each" run build --each || true
+	step mutate run mutate || true
+fi
 finish

@@ -16,17 +16,18 @@ usage: ci/run check [--only KIND[,KIND]...] [--each] [--config FILE] [--no-cache
 Static checks; TAP on stdout, one point per check and patch.
 
   series      `series` and files agree, no trailers that only a person may give, overlay equals the applied
-              tree, MAINTAINERS-snippet names files that exist, lists in selftests are sorted
+              tree, MAINTAINERS-snippet names files that exist, lists in selftests are sorted, and a gate of
+              "make check" runs each selftest of mm that is added or changed
   checkpatch  checkpatch.pl --strict; what ci/checkpatch.allow lists, with its reason, is let through
   maintainers get_maintainer.pl knows somebody for each patch
   kdoc        kernel-doc    }
-  w1          make W=1      }  on the files that a topic touches: lines that its parent does not give
+  w1          make W=1      }  on the files that the series touches: lines that its base does not give
   sparse      make C=2      }
-  cocci       coccicheck, the same for the files of which a topic changes 20 lines or more: it takes half a
+  cocci       coccicheck, the same for the files of which the series changes 20 lines or more: it takes half a
               minute for a file like mm/memory.c
 
   --only      only these kinds
-  --each      w1, sparse and coccicheck for each patch, and for each file of it, not for each topic
+  --each      w1, sparse and coccicheck for each patch, and for each file of it, not for the series as a whole
   --config    a .config for w1 and sparse, instead of what the build stage makes for x86_64
   --no-cache  forget earlier outputs of the tools
 END
@@ -222,11 +223,36 @@ check_sorted() {
 	point "selftests: entries of Makefile, .gitignore and config are sorted" "$out"
 	rm -rf "$work/sorted"
 }
+
+# The selftests of mm that the series adds or changes, each in a category of run_vmtests.sh that make check runs:
+# "./PROGRAM" itself, or a script that names it. Benchmarks belong to make bench.
+check_programs() {
+	local dir=tools/testing/selftests/mm f program category out='' scripts
+	scripts=$(kgit ls-tree --name-only "$tip" "$dir/" | grep '\.sh$' | grep -v '/run_vmtests\.sh$' || true)
+	while IFS= read -r f; do
+		program=$(basename "$f" .c)
+		[[ $program != *_bench ]] || continue
+		while IFS= read -r category; do
+			if grep -qE "^$category([@ ]|\$)" "$TOP/ci/expected/categories" ||
+				grep -qE "^$category check\$" "$TOP/ci/expected/regress"; then
+				continue 2
+			fi
+		done < <(
+			for f in "$program" $(for f in $scripts; do if kgit show "$tip:$f" | grep -qwF -e "$program"; then basename "$f"; fi; done); do
+				kgit show "$tip:$dir/run_vmtests.sh" 2>/dev/null |
+					sed -nE "s|.*CATEGORY=\"([a-z0-9_-]+)\" run_test (bash )?\./$f( .*)?\$|\1|p" || true
+			done | sort -u
+		)
+		out+="make check runs $program in no category (ci/expected/categories, ci/expected/regress)"$'\n'
+	done < <(kgit diff --name-only --no-renames --diff-filter=AM "$base" "$tip" -- "$dir/*.c")
+	point "selftests: each that is added or changed is run" "${out%$'\n'}"
+}
 if wanted series; then
 	check_overlay
 	check_snippet
 	check_covered
 	check_sorted
+	check_programs
 fi
 
 # short ENTRY: what a point calls a patch.
@@ -331,9 +357,15 @@ normalize() {
 # new_lines OLD NEW: lines of the file NEW that OLD does not have, as often as NEW has more of them.
 new_lines() { comm -13 <(normalize <"$1") <(normalize <"$2"); }
 
+# kdoc_file BLOB FILE
+kdoc_file() {
+	mkdir -p "$work/kdoc/$(dirname "$2")"
+	kgit cat-file blob "$1" >"$work/kdoc/$2"
+	(cd "$work/kdoc" && "$wt/$kdoc_tool" -none -Wall "$2" 2>&1) || true
+}
 check_kdoc() {
-	local i e f files tool side commit
-	if has "$tip" tools/docs/kernel-doc; then tool=tools/docs/kernel-doc; else tool=scripts/kernel-doc; fi
+	local i e f files side commit blob
+	if has "$tip" tools/docs/kernel-doc; then kdoc_tool=tools/docs/kernel-doc; else kdoc_tool=scripts/kernel-doc; fi
 	for i in "${!commits[@]}"; do
 		e=${entries[i]}
 		mapfile -t files < <(files_of "$i" '\.[ch]$')
@@ -341,11 +373,8 @@ check_kdoc() {
 			commit=$([[ $side == old ]] && parent_of "$i" || printf '%s' "${commits[i]}")
 			: >"$work/$side"
 			for f in "${files[@]}"; do
-				if has "$commit" "$f"; then
-					mkdir -p "$work/kdoc/$(dirname "$f")"
-					kgit show "$commit:$f" >"$work/kdoc/$f"
-					(cd "$work/kdoc" && "$wt/$tool" -none -Wall "$f") >>"$work/$side" 2>&1 || true
-				fi
+				blob=$(kgit rev-parse -q --verify "$commit:$f") || continue
+				cached "kdoc $script_hash $(kgit rev-parse "$base:${kdoc_tool%/*}") $blob $f" kdoc_file "$blob" "$f" >>"$work/$side"
 			done
 		done
 		point "kernel-doc: $(short "$e")" "$(new_lines "$work/old" "$work/new")"
@@ -354,18 +383,15 @@ check_kdoc() {
 }
 if wanted kdoc; then check_kdoc; fi
 
-# Ranges of commits, for what is too slow for each patch: a topic each, or with --each a patch.
+# Ranges of commits: for what is too slow for each patch the whole series, with --each a patch each.
 begins=() ends=() names=()
 ranges() {
-	local i e
-	begins=("$base") ends=() names=()
+	local i
+	begins=("$base") ends=("$tip") names=("the series")
+	[[ -n $each ]] || return 0
+	begins=() ends=() names=()
 	for i in "${!commits[@]}"; do
-		e=${entries[i]}
-		if [[ -n $each ]]; then
-			names+=("$(short "$e")") ends+=("${commits[i]}") begins+=("${commits[i]}")
-		elif [[ ${entries[i + 1]-} != "${e%/*}/"* ]]; then
-			names+=("${e%/*}") ends+=("${commits[i]}") begins+=("${commits[i]}")
-		fi
+		names+=("$(short "${entries[i]}")") begins+=("$(parent_of "$i")") ends+=("${commits[i]}")
 	done
 }
 

@@ -167,6 +167,24 @@ setup() { host_setup; }
 	[[ $output != *"z is not"* ]]
 }
 
+@test "check: a selftest that make check does not run is red" {
+	local vm=tools/testing/selftests/mm
+	tree
+	(
+		cd "$K"
+		printf 'CATEGORY="nosuch" run_test ./lonely\nCATEGORY="hmm" run_test bash ./test_hmm.sh smoke\n' >$vm/run_vmtests.sh
+		echo './hmm-tests' >$vm/test_hmm.sh
+		for f in lonely hmm-tests some_bench; do echo >$vm/$f.c; done
+		commit "selftests: more"
+	)
+	ci export --topic 1-first
+	echo x >"$PATCHES/1-first/cover-letter"
+	ci apply --no-proofs --force
+	run ci check --only series
+	red "selftests: each that is added or changed is run" "runs lonely in no category"
+	[[ $output != *"runs hmm-tests"* && $output != *"runs some_bench"* ]]
+}
+
 bad_patch() {
 	series
 	(cd "$K" && eval "$1" && commit "mm: bad" && git tag -f topic/2-second) >/dev/null
@@ -211,8 +229,8 @@ bad_patch() {
 	touch "$T/config"
 	bad_patch 'printf "int *null(void)\n{\n\tint new_warning;\n\treturn 0;\n}\n" >>mm/memory.c'
 	run ci check --only w1,sparse --config "$T/config"
-	red "not ok 3 - W=1: 2-second" "unused variable 'new_warning'" \
-		"not ok 4 - sparse: 2-second" "Using plain integer as NULL pointer"
+	red "not ok 1 - W=1: the series" "unused variable 'new_warning'" \
+		"not ok 2 - sparse: the series" "Using plain integer as NULL pointer"
 	run ci check --only w1,sparse --each --config "$T/config"
 	red "not ok 7 - W=1: 2-second/0002-mm-bad" "unused variable 'new_warning'" \
 		"not ok 8 - sparse: 2-second/0002-mm-bad" "Using plain integer as NULL pointer"
@@ -227,7 +245,7 @@ bad_patch() {
 	touch "$T/config"
 	bad_patch 'echo "int broken" >>mm/memory.c'
 	run ci check --only w1 --config "$T/config"
-	red "not ok 2 - W=1: 2-second" "make failed"
+	red "not ok 1 - W=1: the series" "make failed"
 	run ci check --only w1 --each --config "$T/config"
 	red "not ok 4 - W=1: 2-second/0002-mm-bad" "make failed"
 }
@@ -235,7 +253,7 @@ bad_patch() {
 @test "check: coccinelle, only what is new" {
 	bad_patch 'printf "void f(int *p)\n{\n\tif (p)\n\t\tkfree(p);\n}\n" >>mm/memory.c; seq -f "/* %g */" 20 >>mm/memory.c'
 	run ci check --only cocci
-	red "not ok 2 - coccicheck: 2-second" "not needed"
+	red "not ok 1 - coccicheck: the series" "not needed"
 	run ci check --only cocci --each
 	red "not ok 4 - coccicheck: 2-second/0002-mm-bad" "not needed"
 }

@@ -103,7 +103,7 @@ stub_all() {
 	local s
 	mkdir -p "$T/repo"
 	cp -r "$TOP/ci" "$T/repo/ci"
-	for s in deps tree apply check build test mutate; do
+	for s in deps tree apply check build test mutate regress; do
 		printf '. "$TOP/ci/lib/common.sh"\ntap_begin %s; tap_ok one; tap_end\necho %s >>%s\n' "$s" "$s" "$T/called" \
 			>"$T/repo/ci/stages/$s.sh"
 	done
@@ -154,12 +154,12 @@ stub_selftest() {
 	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "in $2 $4"'
 	run all --full
 	echo "$output"
-	[[ $status -eq 0 && $output == *"in arm normal"*"test arm normal "*"pass"* && $output == *"test x86_64 debug "*"pass"* ]]
-	[[ -s $OUT/results/test-arm-normal.tap && -s $OUT/results/test-x86_64-debug.tap && -s $OUT/results/selflive.tap ]]
+	[[ $status -eq 0 && $output == *"in arm normal"*"test arm normal "*"pass"* ]]
+	[[ -s $OUT/results/test-arm-normal.tap && -s $OUT/results/test-x86_64-normal.tap && -s $OUT/results/selflive.tap ]]
 	[[ ${lines[-1]} == "10 passed, 0 failed, 0 skipped" ]]
-	# The debug test ends only when the normal kernel is built.
-	stub build '. "$TOP/ci/lib/common.sh"; tap_begin "build-$2-$4"; tap_ok one; tap_end; touch "$OUT/built-$4"'
-	stub test '. "$TOP/ci/lib/common.sh"; [[ $4 == debug ]] || exit 0; for ((i = 0; i < 100; i++)); do [[ ! -e $OUT/built-normal ]] || exit 0; sleep 0.2; done; exit 1'
+	# The test on x86_64 ends only when arm's kernel is built.
+	stub build '. "$TOP/ci/lib/common.sh"; tap_begin "build-$2-$4"; tap_ok one; tap_end; touch "$OUT/built-$2"'
+	stub test '. "$TOP/ci/lib/common.sh"; [[ $2 == x86_64 ]] || exit 0; for ((i = 0; i < 100; i++)); do [[ ! -e $OUT/built-arm ]] || exit 0; sleep 0.2; done; exit 1'
 	run all --full
 	[[ $status -eq 0 ]]
 }
@@ -167,7 +167,7 @@ stub_selftest() {
 @test "all: a step beside others that fails, or is killed, is red" {
 	stub_all
 	stub_selftest
-	for a in 'arm normal' 'x86_64 normal' 'x86_64 debug'; do
+	for a in 'arm normal' 'x86_64 normal'; do
 		stub test '. "$TOP/ci/lib/common.sh"; [[ "$2 $4" != "'"$a"'" ]] || exit 2'
 		run all --full
 		[[ $status -eq 2 && $output == *"not ok"*"test $a"*"exit status 2"* ]]
@@ -177,30 +177,21 @@ stub_selftest() {
 	[[ $status -eq 2 && $output == *"not ok"*"the steps beside others, static, ended early"* ]]
 }
 
-@test "all: make check tests a part in variant debug, --each all; a check that takes long is for --each" {
+@test "all: what takes long is for --each" {
 	stub_all
 	stub_selftest
-	printf '# why\n^a:\n^b:c$\n' >"$T/repo/ci/expected/x86_64-debug.part"
 	stub test '. "$TOP/ci/lib/common.sh"; tap_begin "test-$2-$4"; tap_ok one; tap_end; echo "args: $*"'
 	stub check '. "$TOP/ci/lib/common.sh"; tap_begin check; tap_ok one; tap_end; echo "check: $*"'
+	stub regress '. "$TOP/ci/lib/common.sh"; tap_begin regress; tap_ok one; tap_end; echo "regress: $*"'
 	run all --full
-	[[ $output == *"args: --arch x86_64 --variant debug --only ^a:|^b:c\$"$'\n'* ]]
-	[[ $output == *"args: --arch x86_64 --variant normal"$'\n'* ]]
+	[[ $output == *"args: --arch x86_64 --variant normal"$'\n'* && $output != *"--variant debug"* ]]
 	[[ $output == *"check: --only series,checkpatch,maintainers,kdoc,w1,sparse"$'\n'* ]]
+	[[ $output == *"regress: --part check"$'\n'* && $output != *"regress: --base"* ]]
+	run ! grep -q mutate "$T/called"
 	run all --full --each
 	[[ $output == *"args: --arch x86_64 --variant debug"$'\n'* && $output == *"check: --each"$'\n'* ]]
-}
-
-@test "x86_64-debug.part: each line is for some of the tests, and each program has some" {
-	grep -v '^#' "$TOP/ci/expected/x86_64-debug.part" >"$T/part"
-	[[ -s $T/part ]]
-	while IFS= read -r line; do
-		grep -v '^#' "$TOP/ci/expected/x86_64-debug.tests" | grep -qE -- "$line"
-	done <"$T/part"
-	# Each program has tests in it.
-	while read -r program; do
-		grep -E -f "$T/part" "$TOP/ci/expected/x86_64-debug.tests" | grep -q "^$program\(:\|\$\)"
-	done < <(grep -v '^#' "$TOP/ci/expected/x86_64-debug.tests" | cut -d: -f1 | sort -u)
+	[[ $output == *"regress: "$'\n'* && $output == *"regress: --base"$'\n'* ]]
+	grep -q mutate "$T/called"
 }
 
 @test "all: an interrupted run has no verdict, but says what took how long" {
@@ -213,7 +204,7 @@ stub_selftest() {
 	kill -TERM -- "-$pid"
 	wait "$pid" || status=$?
 	cat "$T/log"
-	[[ $status -eq 130 && $(<"$T/log") == *"interrupted after"*"build x86_64 debug "*"pass"* ]]
+	[[ $status -eq 130 && $(<"$T/log") == *"interrupted after"*"build x86_64 normal "*"pass"* ]]
 	run ! grep -q ' passed, ' "$T/log"
 }
 
