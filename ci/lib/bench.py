@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 
-METHODS = ("single", "loop", "batch", "iter", "remap", "mixed", "mixedbatch", "mixediter", "sparse")
+METHODS = ("single", "loop", "batch", "iter", "remap", "mixed", "mixedbatch", "mixediter", "sparse", "zero")
 PLACES = ("ram", "vram")
 METRICS = ("insert_ns", "fault_ns", "fault1_ns", "munmap_ns", "fork_ns")
 TITLES = {
