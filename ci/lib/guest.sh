@@ -195,7 +195,7 @@ guest_qemu() {
 		-object rng-random,id=rng,filename=/dev/urandom -device "$VIRTIO_RNG,rng=rng")
 	if [[ -n $GPU ]]; then QEMU_CMD+=(-device "$GPU"); fi
 	if [[ -n $IVSHMEM ]]; then
-		QEMU_CMD+=(-object memory-backend-ram,id=vram,size=64M,share=on -device "$IVSHMEM,memdev=vram")
+		QEMU_CMD+=(-object "memory-backend-ram,id=vram,size=$VRAM,share=on,reserve=off" -device "$IVSHMEM,memdev=vram")
 	fi
 	if [[ -n $GUEST_SHELL ]]; then
 		QEMU_CMD+=(-chardev stdio,id=console,mux=on,signal=off,logfile=console.log

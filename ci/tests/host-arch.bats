@@ -24,13 +24,13 @@ arches() { basename -s .facts -a "$TOP"/ci/configs/arch/*.facts; }
 	for a in $(arches); do
 		(
 			unset KERNEL_ARCH CROSS_COMPILE IMAGE QEMU MACHINE CPU CONSOLE VIRTIO_SERIAL VIRTIO_BLK VIRTIO_RNG \
-				IVSHMEM GPU GUEST SMP MEM APPEND
+				IVSHMEM VRAM GPU GUEST SMP MEM APPEND
 			# shellcheck source=/dev/null
 			. "$TOP/ci/configs/arch/$a.facts"
 			for key in KERNEL_ARCH IMAGE QEMU MACHINE CPU CONSOLE VIRTIO_SERIAL VIRTIO_BLK VIRTIO_RNG GUEST SMP MEM; do
 				[[ -n ${!key-} ]] || { echo "$a: no $key"; exit 1; }
 			done
-			for key in CROSS_COMPILE IVSHMEM GPU APPEND; do
+			for key in CROSS_COMPILE IVSHMEM VRAM GPU APPEND; do
 				[[ -v $key ]] || { echo "$a: $key is not there, not even empty"; exit 1; }
 			done
 			[[ $GUEST == full || $GUEST == small ]] || { echo "$a: GUEST=$GUEST"; exit 1; }
