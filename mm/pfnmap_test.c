@@ -105,6 +105,7 @@ static struct page *poison_page;
 /* Pages for PFNMAP_TEST_SLAB_PAGE and PFNMAP_TEST_FREE_PAGE. */
 static void *slab_page;
 static struct page *free_page;
+static struct page *anon_page;
 
 /*
  * What an open file holds.
@@ -420,6 +421,8 @@ static unsigned long pfnmap_test_pfn(const struct pfnmap_test_object *obj,
 			return page_to_pfn(virt_to_page(slab_page));
 		case PFNMAP_TEST_FREE_PAGE:
 			return page_to_pfn(free_page);
+		case PFNMAP_TEST_ANON_PAGE:
+			return page_to_pfn(anon_page);
 		}
 	}
 
@@ -462,21 +465,23 @@ static bool pfnmap_test_window(struct vm_fault *vmf,
 	const struct pfnmap_test_object *obj = ins->obj;
 	const struct vm_area_struct *vma = vmf->vma;
 	const unsigned long window = obj->method.window;
+	unsigned long first = obj->method.first, end = obj->nr_pages;
 	unsigned long offset, before, after;
 
+	if (obj->method.end)
+		end = min(end, obj->method.end);
 	if (!obj->method.unclamped) {
-		ins->nr = vmf_pfns_window(vmf, window, 0, obj->nr_pages,
-					  &ins->addr);
+		ins->nr = vmf_pfns_window(vmf, window, first, end, &ins->addr);
 		if (!ins->nr)
 			return false;
 	} else {
-		if (vmf->pgoff >= obj->nr_pages)
+		if (vmf->pgoff < first || vmf->pgoff >= end)
 			return false;
 
 		offset = (vmf->address >> PAGE_SHIFT) & (window - 1);
-		before = min3(offset, vmf->pgoff,
+		before = min3(offset, vmf->pgoff - first,
 			      (vmf->address - vma->vm_start) >> PAGE_SHIFT);
-		after = min3(window - offset, obj->nr_pages - vmf->pgoff,
+		after = min3(window - offset, end - vmf->pgoff,
 			     (vma->vm_end - vmf->address) >> PAGE_SHIFT);
 		ins->addr = vmf->address - (before << PAGE_SHIFT);
 		ins->nr = before + after;
@@ -671,7 +676,8 @@ static vm_fault_t pfnmap_test_insert_pages(struct vm_fault *vmf,
 	int err;
 
 	for (i = 0; i < ins->nr; i++) {
-		const unsigned long pfn = ins->obj->pfns[ins->index + i];
+		const unsigned long pfn = pfnmap_test_pfn(ins->obj,
+							  ins->index + i);
 
 		if (!pfn_valid(pfn))
 			return VM_FAULT_SIGBUS;
@@ -684,32 +690,8 @@ static vm_fault_t pfnmap_test_insert_pages(struct vm_fault *vmf,
 	return VM_FAULT_NOPAGE;
 }
 
-static vm_fault_t pfnmap_test_insert_mkwrite(struct vm_fault *vmf,
-					     struct pfnmap_test_insert *ins)
-{
-	if (ins->obj->method.method == PFNMAP_TEST_PAGES) {
-		const unsigned long pfn = ins->obj->pfns[vmf->pgoff];
-
-		if (!pfn_valid(pfn))
-			return VM_FAULT_SIGBUS;
-		return vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn), true);
-	}
-
-	if (ins->obj->method.method == PFNMAP_TEST_MIXED) {
-		ins->nr = 1;
-		return vmf_insert_mixed_mkwrite(vmf->vma, vmf->address,
-				pfnmap_test_pfn(ins->obj, vmf->pgoff));
-	}
-
-	pfnmap_test_clamp_to_run(vmf, ins);
-	pfnmap_test_misuse(vmf, ins);
-
-	return vmf_insert_mixed_pfns_mkwrite(vmf, ins->addr, ins->pfn, ins->nr);
-}
-
 static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
-				     struct pfnmap_test_object *obj,
-				     bool mkwrite)
+				     struct pfnmap_test_object *obj)
 {
 	struct pfnmap_test_insert ins = { .obj = obj };
 	vm_fault_t ret;
@@ -717,11 +699,6 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 
 	if (!pfnmap_test_window(vmf, &ins) || !pfnmap_test_fits(vmf, &ins))
 		return VM_FAULT_SIGBUS;
-
-	if (mkwrite) {
-		atomic64_inc(&obj->mkwrites);
-		return pfnmap_test_insert_mkwrite(vmf, &ins);
-	}
 
 	switch (obj->method.method) {
 	case PFNMAP_TEST_LOOP:
@@ -789,7 +766,7 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 	return ret;
 }
 
-static vm_fault_t pfnmap_test_do_fault(struct vm_fault *vmf, bool mkwrite)
+static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
 {
 	struct pfnmap_test_object *obj = vmf->vma->vm_private_data;
 	vm_fault_t ret;
@@ -799,7 +776,7 @@ static vm_fault_t pfnmap_test_do_fault(struct vm_fault *vmf, bool mkwrite)
 	 * migration in between would not see the PTEs that it has to zap.
 	 */
 	down_read(&obj->sem);
-	ret = pfnmap_test_insert(vmf, obj, mkwrite);
+	ret = pfnmap_test_insert(vmf, obj);
 	up_read(&obj->sem);
 
 	atomic64_inc(&obj->faults);
@@ -811,11 +788,6 @@ static vm_fault_t pfnmap_test_do_fault(struct vm_fault *vmf, bool mkwrite)
 		atomic64_inc(&obj->nopage);
 
 	return ret;
-}
-
-static vm_fault_t pfnmap_test_fault(struct vm_fault *vmf)
-{
-	return pfnmap_test_do_fault(vmf, false);
 }
 
 static vm_fault_t pfnmap_test_huge_fault(struct vm_fault *vmf,
@@ -844,17 +816,30 @@ static vm_fault_t pfnmap_test_huge_fault(struct vm_fault *vmf,
 	return VM_FAULT_FALLBACK;
 }
 
-/* As a file system does it: a write to a page that is not mapped yet counts. */
-static vm_fault_t pfnmap_test_notify_fault(struct vm_fault *vmf)
+/* What is mapped as a page is not writable yet. */
+static vm_fault_t pfnmap_test_page_mkwrite(struct vm_fault *vmf)
 {
-	return pfnmap_test_do_fault(vmf, (vmf->flags & FAULT_FLAG_WRITE) &&
-					 (vmf->vma->vm_flags & VM_SHARED));
+	struct pfnmap_test_object *obj = vmf->vma->vm_private_data;
+
+	guard(rwsem_read)(&obj->sem);
+	atomic64_inc(&obj->mkwrites);
+	/* It may have been migrated: then it is not mapped any more. */
+	if (vmf->pgoff >= obj->nr_pages ||
+	    obj->pfns[vmf->pgoff] != page_to_pfn(vmf->page))
+		return VM_FAULT_NOPAGE;
+
+	return vmf_insert_page_mkwrite(vmf, vmf->page, true);
 }
 
-/* With a struct page or without: what comes here is not writable yet. */
-static vm_fault_t pfnmap_test_mkwrite(struct vm_fault *vmf)
+/* The same for what is mapped as a pfn: the caller makes it writable. */
+static vm_fault_t pfnmap_test_pfn_mkwrite(struct vm_fault *vmf)
 {
-	return pfnmap_test_do_fault(vmf, true);
+	struct pfnmap_test_object *obj = vmf->vma->vm_private_data;
+
+	atomic64_inc(&obj->mkwrites);
+	if (pte_pfn(vmf->orig_pte) == page_to_pfn(ZERO_PAGE(0)))
+		return VM_FAULT_SIGBUS;
+	return 0;
 }
 
 /*
@@ -911,9 +896,9 @@ static const struct vm_operations_struct pfnmap_test_huge_vm_ops = {
 };
 
 static const struct vm_operations_struct pfnmap_test_notify_vm_ops = {
-	.fault = pfnmap_test_notify_fault,
-	.page_mkwrite = pfnmap_test_mkwrite,
-	.pfn_mkwrite = pfnmap_test_mkwrite,
+	.fault = pfnmap_test_fault,
+	.page_mkwrite = pfnmap_test_page_mkwrite,
+	.pfn_mkwrite = pfnmap_test_pfn_mkwrite,
 };
 
 static const struct vm_operations_struct pfnmap_test_remap_vm_ops = {
@@ -1177,9 +1162,11 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 	case PFNMAP_TEST_ITER_OVERRUN:
 		return arg->method == PFNMAP_TEST_ITER ||
 		       arg->method == PFNMAP_TEST_MIXED_ITER;
-	case PFNMAP_TEST_ZERO_PAGE:
 	case PFNMAP_TEST_SLAB_PAGE:
 	case PFNMAP_TEST_FREE_PAGE:
+	case PFNMAP_TEST_ANON_PAGE:
+		return pfnmap_test_is_mixed(arg->method);
+	case PFNMAP_TEST_ZERO_PAGE:
 		return pfnmap_test_is_mixed(arg->method) &&
 		       arg->method != PFNMAP_TEST_PAGES;
 	default:
@@ -1378,6 +1365,58 @@ static int pfnmap_test_page_state(struct pfnmap_test_object *obj,
 	return 0;
 }
 
+static int pfnmap_test_wrprotect(struct pfnmap_test_object *obj)
+{
+	guard(rwsem_read)(&obj->sem);
+	/* It warns of PMDs. */
+	if (!obj->nr_pages || obj->huge)
+		return -EINVAL;
+	wp_shared_mapping_range(obj->inode->i_mapping, 0, obj->nr_pages);
+	return 0;
+}
+
+/* See hva_to_pfn_remapped() and follow_fault_pfn(). */
+static int pfnmap_test_resolve(struct pfnmap_test_resolve *arg)
+{
+	struct follow_pfnmap_args args = { .address = arg->addr };
+	struct mm_struct *mm = current->mm;
+	bool unlocked = false;
+	int err;
+
+	if (arg->write > 1 || arg->reserved ||
+	    arg->addr != (unsigned long)arg->addr)
+		return -EINVAL;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+
+	err = -EFAULT;
+	args.vma = vma_lookup(mm, arg->addr);
+	if (!args.vma)
+		goto unlock;
+
+	err = follow_pfnmap_start(&args);
+	if (err) {
+		err = fixup_user_fault(mm, arg->addr,
+				       arg->write ? FAULT_FLAG_WRITE : 0,
+				       &unlocked);
+		/* The VMA may have changed. */
+		if (unlocked)
+			err = -EAGAIN;
+		if (!err)
+			err = follow_pfnmap_start(&args);
+	}
+	if (!err) {
+		arg->pfn = args.pfn;
+		arg->flags = args.writable ? PFNMAP_TEST_PTE_WRITE : 0;
+		follow_pfnmap_end(&args);
+	}
+unlock:
+	mmap_read_unlock(mm);
+
+	return err;
+}
+
 static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 			      unsigned long uarg)
 {
@@ -1390,6 +1429,7 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 		struct pfnmap_test_stats stats;
 		struct pfnmap_test_inspect inspect;
 		struct pfnmap_test_page_state page_state;
+		struct pfnmap_test_resolve resolve;
 	} arg;
 	int err;
 
@@ -1399,6 +1439,7 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 	case PFNMAP_TEST_MIGRATE:
 	case PFNMAP_TEST_INSPECT:
 	case PFNMAP_TEST_PAGE_STATE:
+	case PFNMAP_TEST_RESOLVE:
 		if (copy_from_user(&arg, argp, _IOC_SIZE(cmd)))
 			return -EFAULT;
 		break;
@@ -1411,6 +1452,8 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 		return pfnmap_test_set_method(obj, &arg.method);
 	case PFNMAP_TEST_MIGRATE:
 		return pfnmap_test_migrate(obj, &arg.migrate);
+	case PFNMAP_TEST_WRPROTECT:
+		return pfnmap_test_wrprotect(obj);
 	case PFNMAP_TEST_GET_STATS:
 		pfnmap_test_get_stats(obj, &arg.stats);
 		break;
@@ -1424,6 +1467,11 @@ static long pfnmap_test_ioctl(struct file *file, unsigned int cmd,
 		break;
 	case PFNMAP_TEST_PAGE_STATE:
 		err = pfnmap_test_page_state(obj, &arg.page_state);
+		if (err)
+			return err;
+		break;
+	case PFNMAP_TEST_RESOLVE:
+		err = pfnmap_test_resolve(&arg.resolve);
 		if (err)
 			return err;
 		break;
@@ -1675,6 +1723,10 @@ static void pfnmap_test_free_pages(void)
 			page_ref_unfreeze(free_page, 1);
 		__free_page(free_page);
 	}
+	if (anon_page) {
+		anon_page->mapping = NULL;
+		__free_page(anon_page);
+	}
 	kfree(slab_page);
 	__free_page(poison_page);
 }
@@ -1694,8 +1746,11 @@ static int __init pfnmap_test_init(void)
 	err = -ENOMEM;
 	slab_page = kmalloc(SZ_64, GFP_KERNEL);
 	free_page = alloc_page(GFP_KERNEL);
-	if (!slab_page || !free_page)
+	anon_page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!slab_page || !free_page || !anon_page)
 		goto free_poison;
+	/* As far as folio_test_anon() can tell */
+	anon_page->mapping = (void *)FOLIO_MAPPING_ANON;
 	/* The allocator must not have it, but nobody can tell. */
 	page_ref_freeze(free_page, 1);
 

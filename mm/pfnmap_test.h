@@ -84,6 +84,7 @@ enum pfnmap_test_misuse {
 	PFNMAP_TEST_ZERO_PAGE,		/* the shared zero page */
 	PFNMAP_TEST_SLAB_PAGE,		/* a page that has a type */
 	PFNMAP_TEST_FREE_PAGE,		/* a page whose refcount is 0 */
+	PFNMAP_TEST_ANON_PAGE,		/* a page of anonymous memory */
 	PFNMAP_TEST_NR_MISUSES,
 };
 
@@ -93,6 +94,8 @@ struct pfnmap_test_method_arg {
 	__u64 window;		/* pages, a power of two */
 	__u32 unclamped;	/* 1: window may span PTE tables; VMA/object only */
 	__u32 misuse_page;	/* page index, for some kinds of misuse */
+	__u64 first;		/* faults before this page of the object get SIGBUS, */
+	__u64 end;		/* and from this one on, unless it is 0 */
 	__u64 reserved[2];
 };
 
@@ -155,6 +158,19 @@ struct pfnmap_test_page_state {
 	__u64 reserved[2];
 };
 
+/*
+ * What is mapped at an address of the caller, of whatever file, for those who
+ * have nothing but the page table: resolved as KVM and VFIO do it, with the
+ * fault handler called once at most.
+ */
+struct pfnmap_test_resolve {
+	__u64 addr;		/* in, in a VM_IO or VM_PFNMAP mapping */
+	__u64 pfn;
+	__u32 write;		/* in, 1: for a write */
+	__u32 flags;		/* PFNMAP_TEST_PTE_WRITE */
+	__u64 reserved;
+};
+
 #define PFNMAP_TEST_CREATE	_IOW('P', 1, struct pfnmap_test_create)
 #define PFNMAP_TEST_SET_METHOD	_IOW('P', 2, struct pfnmap_test_method_arg)
 #define PFNMAP_TEST_MIGRATE	_IOW('P', 3, struct pfnmap_test_migrate)
@@ -162,5 +178,7 @@ struct pfnmap_test_page_state {
 #define PFNMAP_TEST_RESET_STATS	_IO('P', 5)
 #define PFNMAP_TEST_INSPECT	_IOWR('P', 6, struct pfnmap_test_inspect)
 #define PFNMAP_TEST_PAGE_STATE	_IOWR('P', 7, struct pfnmap_test_page_state)
+#define PFNMAP_TEST_WRPROTECT	_IO('P', 9)	/* all of the object, everywhere */
+#define PFNMAP_TEST_RESOLVE	_IOWR('P', 8, struct pfnmap_test_resolve)
 
 #endif /* __PFNMAP_TEST_H */

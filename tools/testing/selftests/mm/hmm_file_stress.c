@@ -1167,7 +1167,7 @@ static int mount_fs(void)
 			return 0;
 		return errno == ENODEV ? -ENOENT : -errno;
 	}
-	if (run("command -v %.*s >/dev/null", (int)strcspn(fs->mkfs, " "), fs->mkfs))
+	if (no_mkfs(fs->mkfs))
 		return -ENOENT;
 	file = open(image, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	if (file < 0 || ftruncate(file, (off_t)fs->mib << 20))

@@ -6,13 +6,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <linux/loop.h>
 #include <linux/mount.h>
+#include <lib/test_hmm_uapi.h>
 
 /* <sys/mount.h> does not go with <linux/mount.h> nor, so, with <linux/fs.h>. */
 #ifndef MNT_DETACH
@@ -36,6 +41,12 @@ static inline int run(const char *fmt, ...)
 	va_end(ap);
 	ret = system(cmd);
 	return WIFEXITED(ret) ? WEXITSTATUS(ret) : -1;
+}
+
+/* Is the command missing that @mkfs begins with? */
+static inline bool no_mkfs(const char *mkfs)
+{
+	return run("command -v %.*s >/dev/null", (int)strcspn(mkfs, " "), mkfs);
 }
 
 /* A loop device for @image, its name in @name; or -errno */
@@ -88,6 +99,47 @@ static inline int mount_image(const char *image, const char *dir,
 		err = errno;
 	close(readonly);
 	return -err;
+}
+
+/*
+ * A file system below @top, which stays for the tests to come: tmpfs, or what
+ * @mkfs makes. Its directory, or NULL.
+ */
+static inline const char *mount_scratch(const char *top, const char *fs,
+					const char *mkfs)
+{
+	static char dir[96];
+	char image[112];
+	bool bad;
+
+	snprintf(dir, sizeof(dir), "%s/%s", top, fs);
+	snprintf(image, sizeof(image), "%s.image", dir);
+	if (!mkdir(top, 0700) && mount("scratch", top, "tmpfs", 0, "size=512m"))
+		return NULL;
+	if (mkdir(dir, 0700))
+		return errno == EEXIST ? dir : NULL;
+	if (!mkfs)
+		bad = mount("scratch", dir, "tmpfs", 0, "size=80m");
+	else
+		bad = run("truncate -s 320M %s", image) ||
+		      run("%s %s >/dev/null 2>&1", mkfs, image) ||
+		      mount_image(image, dir, fs, NULL);
+	if (bad)
+		rmdir(dir);
+	return bad ? NULL : dir;
+}
+
+static inline int dmirror_command(int dev, unsigned long request, void *addr,
+				  void *ptr, unsigned long npages)
+{
+	struct hmm_dmirror_cmd cmd = {
+		/* The ioctls take no 0 where it does not matter. */
+		.addr = addr ? (uintptr_t)addr : (uintptr_t)sysconf(_SC_PAGESIZE),
+		.ptr = (uintptr_t)ptr,
+		.npages = npages,
+	};
+
+	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
 #endif /* HMM_FILE_UTIL_H */

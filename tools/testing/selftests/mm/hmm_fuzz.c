@@ -200,10 +200,10 @@ int main(int argc, char **argv)
 
 	ksft_print_header();
 	ksft_set_plan(1);
-	if (access(devices[0], F_OK) && system("modprobe test_hmm 2>/dev/null"))
-		ksft_exit_skip("no %s, no module test_hmm\n", devices[0]);
 	if (geteuid())
 		ksft_exit_skip("not root\n");
+	if (access(devices[0], F_OK) && system("modprobe test_hmm 2>/dev/null"))
+		ksft_exit_skip("no %s, no module test_hmm\n", devices[0]);
 	fuzz_init(argc, argv, 4096);
 
 	buffer = mmap(NULL, BUFFER_PAGES * psize(), PROT_READ | PROT_WRITE,

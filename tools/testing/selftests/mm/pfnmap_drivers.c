@@ -61,6 +61,8 @@
 #define MAX_FILLERS	72
 #define FILLER_PAGES	2048UL	/* evict in steps of these */
 
+#define KPF_DIRTY	BIT_ULL(4)
+
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
 
 static uint64_t value(unsigned long index, unsigned int word, unsigned int gen)
@@ -281,6 +283,27 @@ static void remove_object(struct object *obj, struct place *place)
 	if (place->area)
 		munmap(place->area, place->size);
 	destroy_object(obj);
+}
+
+/*
+ * What KVM and VFIO find, which call the fault handler once at most: 1 if they
+ * may write, or -errno.
+ */
+static int resolve(int fd, const char *addr, bool write, uint64_t *pfn)
+{
+	struct pfnmap_test_resolve arg = {
+		.addr = (uintptr_t)addr,
+		.write = write,
+	};
+
+	/* The fault handler may have waited for a lock. */
+	while (ioctl(fd, PFNMAP_TEST_RESOLVE, &arg)) {
+		if (errno != EAGAIN)
+			return -errno;
+	}
+	if (pfn)
+		*pfn = arg.pfn;
+	return !!(arg.flags & PFNMAP_TEST_PTE_WRITE);
 }
 
 /* What all of them have in common */
@@ -609,6 +632,35 @@ TEST_F(object, gup)
 	close(pipes[0]);
 	close(pipes[1]);
 	close(mem);
+}
+
+/* Whoever faults by hand for a write gets it, in order and next to reads. */
+TEST_F(object, resolve)
+{
+	char *addr = self->addr;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	unsigned long i;
+
+	if (fd < 0)
+		SKIP(return, "no " DEVICE);
+	map_at(_metadata, &self->obj, addr, 0, NR, PROT_READ | PROT_WRITE);
+	for (i = 0; i < 2 * WINDOW; i++) {
+		ASSERT_EQ(resolve(fd, addr + i * psize(), true, NULL), 1) {
+			TH_LOG("page %lu", i);
+		}
+	}
+	for (; i < 4 * WINDOW; i++) {
+		ASSERT_GE(resolve(fd, addr + i * psize(), false, NULL), 0);
+		ASSERT_EQ(resolve(fd, addr + ++i * psize(), true, NULL), 1) {
+			TH_LOG("page %lu", i);
+		}
+	}
+	ASSERT_EQ(first_bad(addr, 0, NR, 0), -1);
+
+	map_at(_metadata, &self->obj, addr, 0, NR, PROT_READ);
+	ASSERT_EQ(resolve(fd, addr, true, NULL), -EFAULT);
+	ASSERT_EQ(resolve(fd, addr, false, NULL), 0);
+	close(fd);
 }
 
 struct racer {
@@ -974,6 +1026,33 @@ TEST_F(shmem, write_notify)
 	ASSERT_GE(nr, NR);
 	ASSERT_LE(nr, 2 * NR + SLACK);
 	ASSERT_LE(write_pages(self->addr, NR), SLACK);
+}
+
+/* What is mapped for a write is dirty before anybody writes to it. */
+TEST_F(shmem, dirty)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	int kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t pfn = 0, flags[2];
+	struct object obj;
+	char *addr;
+	int i;
+
+	if (fd < 0 || kpageflags < 0)
+		SKIP(return, "no %s", fd < 0 ? DEVICE : "/proc/kpageflags");
+	SETUP_OBJECT(&obj, variant->kind, NR);
+	addr = map_object(&obj, NULL, 0, NR, PROT_READ | PROT_WRITE);
+	ASSERT_NE(addr, MAP_FAILED);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(resolve(fd, addr + 5 * i * psize(), i, &pfn), i);
+		ASSERT_EQ(pageflags_get(pfn, kpageflags, &flags[i]), 0);
+	}
+	ASSERT_FALSE(flags[0] & KPF_DIRTY);
+	ASSERT_TRUE(flags[1] & KPF_DIRTY);
+	ASSERT_EQ(munmap(addr, NR * psize()), 0);
+	destroy_object(&obj);
+	close(kpageflags);
+	close(fd);
 }
 
 /* TTM */

@@ -154,10 +154,10 @@ int main(int argc, char **argv)
 
 	ksft_print_header();
 	ksft_set_plan(1);
-	if (access(DEVICE, F_OK) && system("modprobe pfnmap_test 2>/dev/null"))
-		ksft_exit_skip("no %s, no module pfnmap_test\n", DEVICE);
 	if (geteuid())
 		ksft_exit_skip("not root\n");
+	if (access(DEVICE, F_OK) && system("modprobe pfnmap_test 2>/dev/null"))
+		ksft_exit_skip("no %s, no module pfnmap_test\n", DEVICE);
 	fuzz_init(argc, argv, 4096);
 
 	for (i = 0; i < NR_FILES; i++) {
