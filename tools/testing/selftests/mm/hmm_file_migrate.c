@@ -70,9 +70,11 @@ static void touch(char *p, unsigned long nr)
 /*
  * How many of the pages go to the device? With as many as @want it ends; what
  * somebody has a reference to goes later. What does not go is not even tried:
- * the driver is not asked for memory, else -1.
+ * the driver is not asked for memory, else -1. In a mapping that is @mine, pages
+ * have to be there again for another try; elsewhere, those that stayed still are,
+ * and touching the others would bring them back.
  */
-static long migrate(int dev, char *p, unsigned long nr, long want)
+static long migrate(int dev, char *p, unsigned long nr, long want, bool mine)
 {
 	struct hmm_dmirror_stats before, now;
 	char *mirror = malloc(nr * psize());
@@ -80,7 +82,8 @@ static long migrate(int dev, char *p, unsigned long nr, long want)
 
 	ioctl(dev, HMM_DMIRROR_STATS, &before);
 	for (int i = 0; i < (want ? 1000 : 3); i++) {
-		touch(p, nr);
+		if (mine)
+			touch(p, nr);
 		command(dev, HMM_DMIRROR_MIGRATE_TO_DEV, p, mirror, nr);
 		ioctl(dev, HMM_DMIRROR_STATS, &now);
 		gone = (now.allocs - before.allocs) - (now.frees - before.frees);
@@ -243,7 +246,7 @@ static int migrate_as_user(const struct who *w, const char *path, int object)
 		p = mmap(NULL, PAGES * psize(), PROT_READ, w->flags, fd, 0);
 	if (p == MAP_FAILED)
 		return BROKEN + 2;
-	return migrate(dev, p, PAGES, w->pages) + 1;
+	return migrate(dev, p, PAGES, w->pages, true) + 1;
 }
 
 TEST_F_TIMEOUT(place, who, TIMEOUT)
@@ -300,7 +303,7 @@ TEST_F_TIMEOUT(place, for_another_process, TIMEOUT)
 		touch(p, PAGES);
 		pid = fork();
 		if (!pid)
-			_exit(migrate(self->dev, p, PAGES, want) + 1);
+			_exit(migrate(self->dev, p, PAGES, want, false) + 1);
 		ASSERT_EQ(waitpid(pid, &status, 0), pid);
 		ASSERT_EQ(WEXITSTATUS(status), want + 1);
 		munmap(p, PAGES * psize());
@@ -336,15 +339,15 @@ TEST_F_TIMEOUT(place, huge, TIMEOUT)
 		SKIP(return, "no huge page");
 
 	ASSERT_TRUE(set_switch("0"));
-	EXPECT_EQ(migrate(self->dev, p, PAGES, 0), 0);
+	EXPECT_EQ(migrate(self->dev, p, PAGES, 0, true), 0);
 	EXPECT_TRUE(check_huge_shmem(p, size, 1, size));
 	ASSERT_TRUE(set_switch("1"));
 	device_flags(self->dev, HMM_DMIRROR_FLAG_NO_FILES);
-	EXPECT_EQ(migrate(self->dev, p, PAGES, 0), 0);
-	EXPECT_EQ(migrate(self->dev, p, size / psize(), 0), 0);
+	EXPECT_EQ(migrate(self->dev, p, PAGES, 0, true), 0);
+	EXPECT_EQ(migrate(self->dev, p, size / psize(), 0, true), 0);
 	EXPECT_TRUE(check_huge_shmem(p, size, 1, size));
 	device_flags(self->dev, 0);
-	EXPECT_EQ(migrate(self->dev, p, PAGES, PAGES), PAGES);
+	EXPECT_EQ(migrate(self->dev, p, PAGES, PAGES, true), PAGES);
 	EXPECT_FALSE(check_huge_shmem(p, size, 1, size));
 	for (size_t i = 0; i < size; i += psize())
 		ASSERT_EQ(p[i], 1);

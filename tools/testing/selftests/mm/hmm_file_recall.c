@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -412,14 +411,11 @@ TEST_F_TIMEOUT(recall, oom, TIMEOUT)
 		_exit(!set_file(min_free, old));
 	}
 	ASSERT_EQ(read(ready[0], &c, 1), 1);
-	/* Off the console: the kill comes with a backtrace. */
-	klogctl(6, NULL, 0);
 	ASSERT_TRUE(set_file(min_free, "200000"));
 	for (unsigned long i = 0; i < PAGES; i++)
 		EXPECT_TRUE(right(p + i * psize(), i));
 	EXPECT_EQ(waitpid(watchdog, &status, WNOHANG), 0);
 	set_file(min_free, old);
-	klogctl(7, NULL, 0);
 	kill(watchdog, SIGKILL);
 	kill(hog, SIGKILL);
 	waitpid(watchdog, &status, 0);
