@@ -83,30 +83,6 @@ static long now_ms(void)
 	is_;								\
 })
 
-static bool set_file(const char *path, const char *what)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
-
-	close(fd);
-	return ok;
-}
-
-/* The number after @key in a file, or its first one; -1 without */
-static long number_in(const char *path, const char *key)
-{
-	FILE *f = fopen(path, "r");
-	long value = -1;
-	char line[256];
-
-	while (f && value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			sscanf(line + strlen(key), "%ld", &value);
-	if (f)
-		fclose(f);
-	return value;
-}
-
 /* Each word of a page tells where it is, and which version. */
 static uint64_t word(unsigned long page, unsigned int i, unsigned int version)
 {
@@ -319,21 +295,6 @@ static long recalls(struct _test_data_file *self)
 	stats(self->dev, &now);
 	return now.recalls - self->before.recalls;
 }
-
-static int command(int dev, unsigned long request, void *addr, void *ptr,
-		   unsigned long npages)
-{
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
-
-	return ioctl(dev, request, &cmd) ? -errno : 0;
-}
-
-/* Where it does not matter: the ioctls take no 0. */
-#define NOWHERE		((void *)(uintptr_t)psize())
 
 static int flags(int dev, uint64_t flags)
 {

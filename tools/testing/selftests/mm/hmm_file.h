@@ -41,15 +41,6 @@ struct hmm_file {
 	char centisecs[32];	/* what PERIODIC was */
 };
 
-static inline bool set_file(const char *path, const char *what)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
-
-	close(fd);
-	return ok;
-}
-
 /* The device, and a place to mount; or the reason why there is none */
 static inline const char *hmm_file_begin(struct hmm_file *self)
 {
@@ -80,18 +71,6 @@ static inline void hmm_file_end(struct hmm_file *self)
 	umount2(TOP, MNT_DETACH);
 	rmdir(TOP);
 	set_file(PERIODIC, self->centisecs);
-}
-
-static inline int command(int dev, unsigned long request, void *addr,
-			  void *ptr, unsigned long npages)
-{
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
-
-	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
 /* Pages that are on the device since new_file() */

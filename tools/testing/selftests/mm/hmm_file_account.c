@@ -31,7 +31,7 @@ FIXTURE_TEARDOWN(account)
 }
 
 /* The number in kB after @key, in the part of a file that comes after @part */
-static long number_in(const char *path, const char *part, const char *key)
+static long number_after(const char *path, const char *part, const char *key)
 {
 	FILE *f = fopen(path, "r");
 	bool there = !part;
@@ -54,7 +54,7 @@ static long swap_of(char *p)
 	char part[32];
 
 	snprintf(part, sizeof(part), "%lx-", (unsigned long)p);
-	return number_in("/proc/self/smaps", part, "Swap:");
+	return number_after("/proc/self/smaps", part, "Swap:");
 }
 
 /* What is on the device is neither swapped out nor resident memory. */
@@ -65,7 +65,7 @@ TEST_F_TIMEOUT(account, smaps, TIMEOUT)
 	long rss;
 	char *p;
 
-	if (number_in("/proc/meminfo", NULL, "SwapTotal:") <= 0)
+	if (number_after("/proc/meminfo", NULL, "SwapTotal:") <= 0)
 		SKIP(return, "no swap");
 	ASSERT_TRUE(new_file(file));
 	ASSERT_TRUE(write_pages(file, 0, nr, 1));
@@ -73,9 +73,9 @@ TEST_F_TIMEOUT(account, smaps, TIMEOUT)
 	ASSERT_NE(NULL, p);
 	for (unsigned long i = 0; i < nr; i++)
 		FORCE_READ(p[i * psize()]);
-	rss = number_in("/proc/self/status", NULL, "RssShmem:");
+	rss = number_after("/proc/self/status", NULL, "RssShmem:");
 	to_device(file, p + PAGES * psize(), nr - PAGES, 2);
-	rss -= number_in("/proc/self/status", NULL, "RssShmem:");
+	rss -= number_after("/proc/self/status", NULL, "RssShmem:");
 	ASSERT_GE(rss, (nr - PAGES) * psize() / 1024 / 2);
 	/* So that entries are looked at, one page has to be. */
 	while (!swap_of(p))
@@ -100,7 +100,7 @@ static long reclaimable(const char *stats, const char *cgroup)
 	if (stat(cgroup, &st))
 		return -1;
 	snprintf(part, sizeof(part), "WbCgIno:           %10lu", st.st_ino);
-	return number_in(stats, part, "WbReclaimable:");
+	return number_after(stats, part, "WbReclaimable:");
 }
 
 /*

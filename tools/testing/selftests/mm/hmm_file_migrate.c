@@ -31,20 +31,6 @@
 #define TIMEOUT		300
 /* What a child that could not begin ends with */
 #define BROKEN		200
-/* For ioctls that want an address */
-#define NOWHERE		((void *)(uintptr_t)psize())
-
-static int command(int dev, unsigned long request, void *addr, void *ptr,
-		   unsigned long npages)
-{
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
-
-	return ioctl(dev, request, &cmd) ? -errno : 0;
-}
 
 static void device_flags(int dev, uint64_t flags)
 {

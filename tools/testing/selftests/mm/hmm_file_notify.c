@@ -83,18 +83,6 @@ FIXTURE_VARIANT_ADD(notify, xfs) {
 	.mkfs = "mkfs.xfs -q -f",
 };
 
-static int command(int dev, unsigned long request, void *addr, void *ptr,
-		   unsigned long npages)
-{
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
-
-	return ioctl(dev, request, &cmd) ? -errno : 0;
-}
-
 /* Where it does not matter: the ioctls take no 0, and want a bit unknown here */
 static int flags(int dev, uint64_t flags)
 {

@@ -42,30 +42,6 @@
 	is_;								\
 })
 
-static bool set_file(const char *path, const char *what)
-{
-	int fd = open(path, O_WRONLY);
-	bool ok = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
-
-	close(fd);
-	return ok;
-}
-
-/* The number after @key in a file, or its first one; -1 without */
-static long number_in(const char *path, const char *key)
-{
-	FILE *f = fopen(path, "r");
-	long value = -1;
-	char line[256];
-
-	while (f && value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, strlen(key)))
-			sscanf(line + strlen(key), "%ld", &value);
-	if (f)
-		fclose(f);
-	return value;
-}
-
 FIXTURE(recall)
 {
 	int dev;
@@ -108,9 +84,9 @@ static long recalls(struct _test_data_recall *self)
 	return stats(self).recalls - self->before.recalls;
 }
 
-#define EVICT()		dmirror_command(self->dev, HMM_DMIRROR_EVICT, NULL, NULL, 1)
+#define EVICT()		command(self->dev, HMM_DMIRROR_EVICT, NOWHERE, NULL, 1)
 /* The driver does not know the other bit. */
-#define FLAGS(flags)	dmirror_command(self->dev, HMM_DMIRROR_FLAGS, NULL, NULL, (flags) | 1 << 16)
+#define FLAGS(flags)	command(self->dev, HMM_DMIRROR_FLAGS, NOWHERE, NULL, (flags) | 1 << 16)
 
 /* Each word of a page is its index, or what a test writes there. */
 static bool right(const void *p, unsigned long what)
@@ -158,8 +134,7 @@ static bool migrate(struct _test_data_recall *self, char *p, unsigned long nr)
 		for (unsigned long i = 0; i < nr && !(tries % 32); i++)
 			FORCE_READ(p[i * psize()]);
 		tries++;
-		dmirror_command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
-				self->mirror, nr);
+		command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p, self->mirror, nr);
 		resident(self) - was == (long)nr;
 	}));
 }

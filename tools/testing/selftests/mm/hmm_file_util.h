@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What hmm_file and hmm_file_stress make their file systems with */
+/* What the tests of pages of files in device private memory share */
 #ifndef HMM_FILE_UTIL_H
 #define HMM_FILE_UTIL_H
 
@@ -41,6 +41,45 @@ static inline int run(const char *fmt, ...)
 	va_end(ap);
 	ret = system(cmd);
 	return WIFEXITED(ret) ? WEXITSTATUS(ret) : -1;
+}
+
+static inline bool set_file(const char *path, const char *what)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, what, strlen(what)) == (ssize_t)strlen(what);
+
+	close(fd);
+	return ok;
+}
+
+/* The number after @key in a file, or its first one; -1 without */
+static inline long number_in(const char *path, const char *key)
+{
+	FILE *f = fopen(path, "r");
+	long value = -1;
+	char line[256];
+
+	while (f && value < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			sscanf(line + strlen(key), "%ld", &value);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+/* For ioctls that want an address where it does not matter: they take no 0. */
+#define NOWHERE		((void *)(uintptr_t)sysconf(_SC_PAGESIZE))
+
+static inline int command(int dev, unsigned long request, void *addr, void *ptr,
+			  unsigned long npages)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)addr,
+		.ptr = (uintptr_t)ptr,
+		.npages = npages,
+	};
+
+	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
 /* Is the command missing that @mkfs begins with? */
@@ -127,19 +166,6 @@ static inline const char *mount_scratch(const char *top, const char *fs,
 	if (bad)
 		rmdir(dir);
 	return bad ? NULL : dir;
-}
-
-static inline int dmirror_command(int dev, unsigned long request, void *addr,
-				  void *ptr, unsigned long npages)
-{
-	struct hmm_dmirror_cmd cmd = {
-		/* The ioctls take no 0 where it does not matter. */
-		.addr = addr ? (uintptr_t)addr : (uintptr_t)sysconf(_SC_PAGESIZE),
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
-
-	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
 #endif /* HMM_FILE_UTIL_H */
