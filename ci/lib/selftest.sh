@@ -1,7 +1,8 @@
 #!/bin/bash
 # Tests of the harness itself; TAP in $RESULTS.
 #   selftest.sh        shellcheck, Python's compiler, bats: lint.tap, bats.tap
-#   selftest.sh live   ci/tests/*-live.bats, which want the kernels of the stage build: bats-live.tap
+#   selftest.sh live   ci/tests/*-live.bats, which want the kernel of the stage build: bats-live.tap
+#   selftest.sh debug  those of them that want the kernel of build --variant debug: bats-debug.tap
 set -euo pipefail
 STAGE=selftest
 # shellcheck source=ci/lib/common.sh
@@ -9,7 +10,7 @@ STAGE=selftest
 need shellcheck bats python3
 cd "$TOP"
 
-# run_bats NAME FILE...: without a pipe, that would lose the status; the file is what is summed up.
+# run_bats NAME ARG...: without a pipe, that would lose the status; the file is what is summed up.
 run_bats() {
 	local name=$1 rc=0
 	shift
@@ -22,10 +23,10 @@ run_bats() {
 	return "$rc"
 }
 
-if [[ ${1-} == live ]]; then
-	(unset KSRC; run_bats bats-live ci/tests/*-live.bats)
-	exit
-fi
+case ${1-} in
+live) (unset KSRC; run_bats bats-live --filter-tags '!debug' ci/tests/*-live.bats); exit ;;
+debug) (unset KSRC; run_bats bats-debug --filter-tags debug ci/tests/*-live.bats); exit ;;
+esac
 
 status=0
 tap_begin lint

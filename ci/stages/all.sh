@@ -205,7 +205,10 @@ else
 	lanes_end
 fi
 if [[ -n $each ]]; then
-	if build x86_64 debug; then tests x86_64 debug; fi
+	if build x86_64 debug; then
+		tests x86_64 debug
+		if [[ -n $full ]]; then step "harness, debug" bash "$TOP/ci/lib/selftest.sh" debug || true; fi
+	fi
 	step "regress --base" run regress --base || true
 	step "build --each" run build --each || true
 	step mutate run mutate || true

@@ -27,7 +27,7 @@ Static checks; TAP on stdout, one point per check and patch.
               minute for a file like mm/memory.c
 
   --only      only these kinds
-  --each      w1, sparse and coccicheck for each patch, and for each file of it, not for the series as a whole
+  --each      kdoc, w1, sparse and coccicheck for each patch, and for each file of it, not for the series as a whole
   --config    a .config for w1 and sparse, instead of what the build stage makes for x86_64
   --no-cache  forget earlier outputs of the tools
 END
@@ -227,7 +227,7 @@ check_sorted() {
 # The selftests of mm that the series adds or changes, each in a category of run_vmtests.sh that make check runs:
 # "./PROGRAM" itself, or a script that names it. Benchmarks belong to make bench.
 check_programs() {
-	local dir=tools/testing/selftests/mm f program category out='' scripts
+	local dir=tools/testing/selftests/mm f program category out='' scripts script name
 	scripts=$(kgit ls-tree --name-only "$tip" "$dir/" | grep '\.sh$' | grep -v '/run_vmtests\.sh$' || true)
 	while IFS= read -r f; do
 		program=$(basename "$f" .c)
@@ -238,9 +238,14 @@ check_programs() {
 				continue 2
 			fi
 		done < <(
-			for f in "$program" $(for f in $scripts; do if kgit show "$tip:$f" | grep -qwF -e "$program"; then basename "$f"; fi; done); do
+			{
+				echo "$program"
+				for script in $scripts; do
+					if kgit show "$tip:$script" | grep -qwF -e "$program"; then basename "$script"; fi
+				done
+			} | while IFS= read -r name; do
 				kgit show "$tip:$dir/run_vmtests.sh" 2>/dev/null |
-					sed -nE "s|.*CATEGORY=\"([a-z0-9_-]+)\" run_test (bash )?\./$f( .*)?\$|\1|p" || true
+					sed -nE "s|.*CATEGORY=\"([a-z0-9_-]+)\" run_test (bash )?\./$name( .*)?\$|\1|p" || true
 			done | sort -u
 		)
 		out+="make check runs $program in no category (ci/expected/categories, ci/expected/regress)"$'\n'
@@ -342,8 +347,6 @@ check_checkpatch() {
 }
 if wanted checkpatch; then check_checkpatch; fi
 
-# Files of patch I that are there before or after it: files I SUFFIX_REGEX
-files_of() { kgit diff-tree -r --no-commit-id --name-only --no-renames "${commits[$1]}" | grep -E "$2" || true; }
 parent_of() { if (($1 == 0)); then printf '%s' "$base"; else printf '%s' "${commits[$1 - 1]}"; fi; }
 has() { kgit cat-file -e "$1:$2" 2>/dev/null; }
 
@@ -357,32 +360,6 @@ normalize() {
 # new_lines OLD NEW: lines of the file NEW that OLD does not have, as often as NEW has more of them.
 new_lines() { comm -13 <(normalize <"$1") <(normalize <"$2"); }
 
-# kdoc_file BLOB FILE
-kdoc_file() {
-	mkdir -p "$work/kdoc/$(dirname "$2")"
-	kgit cat-file blob "$1" >"$work/kdoc/$2"
-	(cd "$work/kdoc" && "$wt/$kdoc_tool" -none -Wall "$2" 2>&1) || true
-}
-check_kdoc() {
-	local i e f files side commit blob
-	if has "$tip" tools/docs/kernel-doc; then kdoc_tool=tools/docs/kernel-doc; else kdoc_tool=scripts/kernel-doc; fi
-	for i in "${!commits[@]}"; do
-		e=${entries[i]}
-		mapfile -t files < <(files_of "$i" '\.[ch]$')
-		for side in old new; do
-			commit=$([[ $side == old ]] && parent_of "$i" || printf '%s' "${commits[i]}")
-			: >"$work/$side"
-			for f in "${files[@]}"; do
-				blob=$(kgit rev-parse -q --verify "$commit:$f") || continue
-				cached "kdoc $script_hash $(kgit rev-parse "$base:${kdoc_tool%/*}") $blob $f" kdoc_file "$blob" "$f" >>"$work/$side"
-			done
-		done
-		point "kernel-doc: $(short "$e")" "$(new_lines "$work/old" "$work/new")"
-	done
-	rm -rf "$work/kdoc"
-}
-if wanted kdoc; then check_kdoc; fi
-
 # Ranges of commits: for what is too slow for each patch the whole series, with --each a patch each.
 begins=() ends=() names=()
 ranges() {
@@ -394,6 +371,32 @@ ranges() {
 		names+=("$(short "${entries[i]}")") begins+=("$(parent_of "$i")") ends+=("${commits[i]}")
 	done
 }
+
+# kdoc_file BLOB FILE
+kdoc_file() {
+	mkdir -p "$work/kdoc/$(dirname "$2")"
+	kgit cat-file blob "$1" >"$work/kdoc/$2"
+	(cd "$work/kdoc" && "$wt/$kdoc_tool" -none -Wall "$2" 2>&1) || true
+}
+check_kdoc() {
+	local i f files side commit blob
+	if has "$tip" tools/docs/kernel-doc; then kdoc_tool=tools/docs/kernel-doc; else kdoc_tool=scripts/kernel-doc; fi
+	ranges
+	for i in "${!names[@]}"; do
+		mapfile -t files < <(kgit diff --name-only --no-renames "${begins[i]}" "${ends[i]}" | grep '\.[ch]$' || true)
+		for side in old new; do
+			commit=$([[ $side == old ]] && printf '%s' "${begins[i]}" || printf '%s' "${ends[i]}")
+			: >"$work/$side"
+			for f in "${files[@]}"; do
+				blob=$(kgit rev-parse -q --verify "$commit:$f") || continue
+				cached "kdoc $script_hash $(kgit rev-parse "$base:${kdoc_tool%/*}") $blob $f" kdoc_file "$blob" "$f" >>"$work/$side"
+			done
+		done
+		point "kernel-doc: ${names[i]}" "$(new_lines "$work/old" "$work/new")"
+	done
+	rm -rf "$work/kdoc"
+}
+if wanted kdoc; then check_kdoc; fi
 
 # objects_of I: what to build before and after range I: the .c files that it touches; for a header also the first
 # .c file that includes it. Only what an x86_64 kernel can have: its configuration decides on the rest.
@@ -424,14 +427,14 @@ kbuild() {
 	run_long "configuration at ${commit:0:12}" "$OUT/log/check-config.log" kmake "$obj" olddefconfig >&2 || return 1
 	# sparse before 0.6.5 does not know __typeof_unqual__; kbuild would drop C= with a mere warning.
 	run_long "W=1 and sparse at ${commit:0:12}" "$log" \
-		kmake "$obj" -k KCFLAGS=-fno-diagnostics-show-caret W=1 C=2 CHECK="$TOP/ci/lib/sparse.sh" \
+		kmake "$obj" -k --output-sync=target KCFLAGS=-fno-diagnostics-show-caret W=1 C=2 CHECK="$TOP/ci/lib/sparse.sh" \
 		CF=-D__typeof_unqual__=__typeof__ "${objects[@]}" >&2 || rc=$?
 	if grep -q 'not available or not up to date' "$log"; then
 		harness_error "this sparse is of no use for this kernel"
 	fi
 	((rc == 0)) || printf 'make failed\n'
-	# Another checkout, to which this is cached, is somewhere else.
-	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | sparse_allowed | sed "s|$wt/||g" || true
+	# Another checkout, to which this is cached, is somewhere else. A note on the way to a header alone says nothing.
+	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | grep -v 'note: in included file' | sparse_allowed | sed "s|$wt/||g" || true
 }
 
 # sparse_allowed: stdin without what ci/sparse.allow lets through.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # Guests that go wrong on purpose, each seen to be red for its own reason. Wants the kernel of
-# ci/run build, and for the KASAN report that of ci/run build --variant debug.
+# ci/run build, and for the tests with the tag "debug" that of ci/run build --variant debug.
 
 setup() {
 	TOP=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
@@ -110,6 +110,7 @@ crash() {
 	bad ci.token
 }
 
+# bats test_tags=debug
 @test "a KASAN report is red" {
 	variant=debug
 	boot 600 < <(crash READ_AFTER_FREE)
@@ -118,6 +119,7 @@ crash() {
 	[[ "$output" == *"BUG: KASAN: "*"lkdtm_READ_AFTER_FREE"* ]]
 }
 
+# bats test_tags=debug
 @test "a lockdep report is red" {
 	variant=debug
 	boot 600 < <(crash SPINLOCKUP)

@@ -189,7 +189,7 @@ runner() {
 }
 
 @test "run: what a program leaves running is not waited for, and a last line without an end gets one" {
-	cd "$BATS_TEST_TMPDIR"
+	cd "$T"
 	mkdir work
 	printf '#!/bin/sh\nsleep 100 &\nprintf "no end"\n' >work/leaves
 	chmod +x work/leaves

@@ -27,8 +27,7 @@ setup() { host_setup; }
 }
 
 @test "apply: a patch that does not apply is red, with its name and the hunk" {
-	series
-	ci apply
+	applied
 	sed -i 's/^ extern int line2;/ extern int other;/' "$PATCHES"/1-first/0001-*.patch
 	run ci apply
 	red "not ok 1 - git am 1-first/0001-mm-three.patch" "patch does not apply: 1-first/0001-mm-three.patch" "-extern int line3;"
@@ -42,8 +41,7 @@ setup() { host_setup; }
 }
 
 @test "a series entry without a file is red" {
-	series
-	ci apply
+	applied
 	echo '2-second/0002-nosuch.patch' >>"$SERIES"
 	run ci check --only series
 	red "2-second/0002-nosuch.patch is in series, and there is no such file"
@@ -52,16 +50,14 @@ setup() { host_setup; }
 }
 
 @test "a patch without a series entry is red" {
-	series
-	ci apply
+	applied
 	sed -i '$d' "$SERIES"
 	run ci check --only series
 	red "2-second/0001-mm-seventeen.patch is not in series"
 }
 
 @test "apply: commits that are in no patch are not thrown away" {
-	series
-	ci apply
+	applied
 	echo more >>"$K/mm/memory.c"
 	(cd "$K" && commit more)
 	run ci apply
@@ -74,8 +70,7 @@ setup() { host_setup; }
 }
 
 @test "check: a good series passes" {
-	series
-	ci apply
+	applied
 	run ci check --only series,maintainers,checkpatch,kdoc
 	echo "$output"
 	[[ $status -eq 0 && $output != *"not ok"* ]]
@@ -83,8 +78,7 @@ setup() { host_setup; }
 }
 
 @test "check: an overlay file that differs, is missing, or is too much is red" {
-	series
-	ci apply
+	applied
 	[[ -f $OVERLAY/mm/added.c ]]
 	echo more >>"$OVERLAY/mm/added.c"
 	run ci check --only series
@@ -105,8 +99,7 @@ setup() { host_setup; }
 
 @test "check: a trailer that only a person may give is red" {
 	local t
-	series
-	ci apply
+	applied
 	cp -r "$PATCHES" "$T/good"
 	for t in Signed-off-by Reviewed-by acked-by; do
 		rm -rf "$PATCHES"
@@ -118,8 +111,7 @@ setup() { host_setup; }
 }
 
 @test "check: an F: line without a file, or that the series does not add, is red" {
-	series
-	ci apply
+	applied
 	printf 'F:\tmm/nosuch*\n' >>"$OVERLAY/MAINTAINERS-snippet"
 	run ci check --only series
 	red "no file for: F:	mm/nosuch*" "the series does not add to MAINTAINERS: F:	mm/nosuch*"
@@ -132,8 +124,7 @@ setup() { host_setup; }
 }
 
 @test "check: a tree that is not at the series, or has none, is red" {
-	series
-	ci apply
+	applied
 	sed -i 's/seventeen/Seventeen/' "$PATCHES"/2-second/0001-*.patch
 	run ci check --only maintainers
 	red "2-second/0001-mm-seventeen.patch is not what out/tree has"
@@ -143,8 +134,7 @@ setup() { host_setup; }
 }
 
 @test "check: the base in header and patches" {
-	series
-	ci apply
+	applied
 	sed -i '1s/: .*/: 1234567890123456789012345678901234567890/' "$SERIES"
 	run ci check --only series
 	red "not ok 2 - series: header" "a patch has base-commit"
@@ -221,6 +211,8 @@ bad_patch() {
 @test "check: kernel-doc, only what is new" {
 	bad_patch 'echo "/* baddoc */" >>mm/memory.c'
 	run ci check --only kdoc
+	red "not ok 1 - kernel-doc: the series" "bad doc"
+	run ci check --only kdoc --each
 	red "not ok 4 - kernel-doc: 2-second/0002-mm-bad" "bad doc"
 	[[ $(grep -c '^not ok' <<<"$output") -eq 1 ]]
 }
@@ -270,8 +262,7 @@ bad_patch() {
 }
 
 @test "export: new commits go to the last topic, or to a new one; what is gone is removed" {
-	series
-	ci apply
+	applied
 	echo 'int more;' >>"$K/mm/memory.c"
 	(cd "$K" && commit "mm: more")
 	run ci export
@@ -293,8 +284,7 @@ bad_patch() {
 }
 
 @test "export: a boundary whose commit was rewritten is found by its subject" {
-	series
-	ci apply
+	applied
 	git -C "$K" -c sequence.editor="sed -i 1s/pick/edit/" rebase -q -i ci-base 2>/dev/null || true
 	sed -i 's/three;/drei;/' "$K/mm/memory.c"
 	git -C "$K" commit -q -a --amend --no-edit
@@ -306,8 +296,7 @@ bad_patch() {
 }
 
 @test "export: refuses trailers of persons, other authors, changes not committed" {
-	series
-	ci apply
+	applied
 	echo 'int more;' >>"$K/mm/memory.c"
 	run ci export
 	[[ $status -eq 2 && $output == *"not committed"* ]]
@@ -338,8 +327,7 @@ bad_patch() {
 }
 
 @test "mbox: threaded, numbered, with To and Cc" {
-	series
-	ci apply
+	applied
 	run ci mbox
 	echo "$output"
 	[[ $status -eq 0 ]]
@@ -359,8 +347,7 @@ bad_patch() {
 }
 
 @test "range-diff: against an older commit of this repository" {
-	series
-	ci apply
+	applied
 	cp -r "$TOP/ci" "$T/top/ci"
 	(cd "$T/top" && git init -q && commit "first")
 	sed -i 's/seventeen/Seventeen/' "$K/mm/memory.c"

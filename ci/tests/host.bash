@@ -6,7 +6,9 @@ bats_require_minimum_version 1.5.0
 
 host_setup() {
 	TOP=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
-	T=$BATS_TEST_TMPDIR
+	# The same path for all tests of a file, for what applied() keeps has paths in it.
+	T=$BATS_FILE_TMPDIR/t
+	rm -rf "$T"
 	export HOME=$T/home
 	mkdir -p "$HOME"
 	printf '[user]\n\tname = A Developer\n\temail = dev@example.org\n' >"$HOME/.gitconfig"
@@ -108,6 +110,20 @@ series() {
 	printf 'mm: the second topic\n\nAbout it.\n' >"$PATCHES/2-second/cover-letter"
 	printf 'F:\tmm/added.c\n' >"$OVERLAY/MAINTAINERS-snippet"
 	ci export 2>"$T/export.log"
+}
+
+# applied: series, and ci apply; done once for all tests of a file.
+applied() {
+	local kept=$BATS_FILE_TMPDIR/applied
+	if [[ ! -d $kept ]]; then
+		series
+		ci apply
+		cp -a "$T" "$kept.new"
+		mv "$kept.new" "$kept"
+	else
+		rm -rf "$T"
+		cp -a "$kept" "$T"
+	fi
 }
 
 # red PATTERN...: the last `run` failed with 1, and each pattern is in its output.
