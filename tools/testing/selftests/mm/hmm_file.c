@@ -1846,8 +1846,8 @@ static bool file_of_cgroup(struct _test_data_file *self)
 }
 
 /*
- * What the cgroup is charged for, all files. The kernel brings the sums up to
- * date every 2 seconds, if the CPU whose timer it is is not idle.
+ * What the cgroup is charged for, all files. The kernel updates the sums every
+ * 2 seconds, but by a timer that an idle CPU stops.
  */
 static long charged_for_files(const char *stat)
 {

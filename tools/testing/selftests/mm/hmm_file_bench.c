@@ -18,6 +18,12 @@
  *   there_ns	migrate pages to the device, per page
  *   back_ns	touch pages on the device, per page
  *   both_ns	the sum
+ *
+ * With "clean", of pages on the device that a disk has as well, not for tmpfs:
+ *
+ *   copy_ns	touch them, per page: the device copies each
+ *   reread_ns	the same, but it cannot: each is dropped, and read from the disk
+ *   ahead_ns	touch them after they were dropped together, with readahead
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -33,6 +39,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 
 #include "bench_util.h"
 #include "vm_util.h"
@@ -52,6 +60,9 @@ enum metric {
 	THERE,
 	BACK,
 	BOTH,
+	COPY,
+	REREAD,
+	AHEAD,
 	NR_METRICS,
 };
 
@@ -64,6 +75,9 @@ static const char * const metrics[NR_METRICS] = {
 	[THERE] = "there_ns",
 	[BACK] = "back_ns",
 	[BOTH] = "both_ns",
+	[COPY] = "copy_ns",
+	[REREAD] = "reread_ns",
+	[AHEAD] = "ahead_ns",
 };
 
 static double samples[NR_METRICS][BENCH_MAX_REPS];
@@ -250,6 +264,80 @@ static void bench_device(const char *dir, const char *method, int dev,
 	print_metrics(method, "device", THERE, BOTH, CHUNK, reps);
 }
 
+static char *map_file(int fd)
+{
+	char *p = mmap(NULL, CHUNK * page_size, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (p == MAP_FAILED)
+		err(EXIT_FAILURE, "mmap");
+	return p;
+}
+
+static void set_flags(int dev, unsigned long flags)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = page_size,
+		.npages = flags | 1 << 16,	/* not 0 */
+	};
+
+	if (ioctl(dev, HMM_DMIRROR_FLAGS, &cmd))
+		err(EXIT_FAILURE, "flags");
+}
+
+static void bench_clean(const char *dir, const char *method, int dev,
+			unsigned long reps)
+{
+	char *p, *mirror = calloc(CHUNK, page_size);
+	struct hmm_dmirror_cmd cmd;
+	struct statfs sfs;
+	double start;
+	int fd, tries;
+
+	if (!mirror || statfs(dir, &sfs))
+		err(EXIT_FAILURE, "%s", dir);
+	if (sfs.f_type == TMPFS_MAGIC)
+		return;
+	fd = open_file(dir, "bench");
+	write_pages(fd, mirror, CHUNK);
+	for (unsigned long rep = 0; rep < reps; rep++) {
+		for (enum metric m = COPY; m <= AHEAD; m++) {
+			/* Only what is clean can be dropped. No large folios. */
+			if (fsync(fd) || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED))
+				err(EXIT_FAILURE, "fsync");
+			p = map_file(fd);
+			madvise(p, CHUNK * page_size, MADV_RANDOM);
+			tries = 100;
+			do {
+				touch_pages(p, CHUNK, 1);
+				cmd = (struct hmm_dmirror_cmd) {
+					.addr = (uintptr_t)p,
+					.ptr = (uintptr_t)mirror,
+					.npages = CHUNK,
+				};
+				ioctl(dev, HMM_DMIRROR_MIGRATE_TO_DEV, &cmd);
+			} while (cmd.cpages != CHUNK && --tries);
+			if (!tries)
+				errx(EXIT_FAILURE, "%s: pages do not migrate", method);
+			if (m == REREAD)
+				set_flags(dev, HMM_DMIRROR_FLAG_FAIL_COPY);
+			if (m == AHEAD) {
+				munmap(p, CHUNK * page_size);
+				posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+				p = map_file(fd);
+			}
+			start = bench_now();
+			touch_pages(p, CHUNK, 1);
+			samples[m][rep] = (bench_now() - start) / CHUNK;
+			set_flags(dev, 0);
+			munmap(p, CHUNK * page_size);
+		}
+	}
+	close(fd);
+	remove_file(dir, "bench");
+	free(mirror);
+	print_metrics(method, "clean", COPY, AHEAD, CHUNK, reps);
+}
+
 static int print_usage(FILE *stream, const char *program, int status)
 {
 	fprintf(stream,
@@ -297,8 +385,10 @@ int main(int argc, char **argv)
 	for (int i = optind; i < argc; i++)
 		bench_cache(argv[i], basename(argv[i]), pages, reps);
 	bench_device(NULL, "anon", dev, reps);
-	for (int i = optind; i < argc && !anon_only; i++)
+	for (int i = optind; i < argc && !anon_only; i++) {
 		bench_device(argv[i], basename(argv[i]), dev, reps);
+		bench_clean(argv[i], basename(argv[i]), dev, reps);
+	}
 	close(dev);
 	return EXIT_SUCCESS;
 }
