@@ -296,13 +296,6 @@ static long recalls(struct _test_data_file *self)
 	return now.recalls - self->before.recalls;
 }
 
-static int flags(int dev, uint64_t flags)
-{
-	/* The driver does not know the other bit. */
-	return command(dev, HMM_DMIRROR_FLAGS, NOWHERE, NULL,
-		       flags | 1 << 16);
-}
-
 /* Whoever has a reference to a page of the device keeps it there. */
 static bool evict(int dev, struct hmm_dmirror_stats *before)
 {
@@ -360,7 +353,7 @@ FIXTURE_SETUP(file)
 
 FIXTURE_TEARDOWN(file)
 {
-	flags(self->dev, 0);
+	set_flags(self->dev, 0);
 	close(self->fd);
 	unlink(self->path);
 	/* Whatever was left there is evicted, or the file's end was theirs. */
@@ -921,7 +914,7 @@ TEST_F_TIMEOUT(file, copy_fails, TIMEOUT)
 {
 	char *p = device_writes(self, _metadata);
 
-	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(set_flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
 	ASSERT_EQ(try_read(p), SIGBUS);
 	ASSERT_EQ(try_write(p, 0), SIGBUS);
 	ASSERT_EQ(pread(self->fd, self->mirror, psize(), 0), -1);
@@ -933,7 +926,7 @@ TEST_F_TIMEOUT(file, copy_fails, TIMEOUT)
 		ASSERT_EQ(fsync(self->fd), -1);
 		ASSERT_EQ(errno, EIO);
 	}
-	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(set_flags(self->dev, 0), 0);
 	ASSERT_EQ(wrong(p, 0, PAGES, 2), 0);
 	ASSERT_EQ(resident(self), 0);
 	check_disk(self, variant, _metadata, p);
@@ -945,16 +938,16 @@ TEST_F_TIMEOUT(file, truncate_copy_fails, TIMEOUT)
 	const size_t size = 5 * psize() + 100;
 	char *p = device_writes(self, _metadata);
 
-	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(set_flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
 	/* Some file systems write it back, or read it, and notice. */
 	if (ftruncate(self->fd, size)) {
 		ASSERT_EQ(errno, EIO);
-		ASSERT_EQ(flags(self->dev, 0), 0);
+		ASSERT_EQ(set_flags(self->dev, 0), 0);
 		/* Whether the size has changed is the file system's. */
 		ASSERT_EQ(wrong(p, 0, 5, 2), 0);
 		return;
 	}
-	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(set_flags(self->dev, 0), 0);
 	/* tmpfs has nothing to tell by fsync(). */
 	if (variant->disk) {
 		ASSERT_EQ(fsync(self->fd), -1);
@@ -1176,9 +1169,9 @@ TEST_F_TIMEOUT(file, device_lost, TIMEOUT)
 	char *p = device_writes(self, _metadata);
 	struct stat st;
 
-	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(set_flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
 	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
-	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(set_flags(self->dev, 0), 0);
 	ASSERT_EQ(stats(self->dev, &self->before), 0);
 	if (variant->disk) {
 		ASSERT_EQ(fsync(self->fd), -1);
@@ -1209,9 +1202,9 @@ TEST_F_TIMEOUT(file, device_lost_clean, TIMEOUT)
 {
 	char *p = to_device(self, _metadata, true);
 
-	ASSERT_EQ(flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
+	ASSERT_EQ(set_flags(self->dev, HMM_DMIRROR_FLAG_FAIL_COPY), 0);
 	ASSERT_EQ(command(self->dev, HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1), 0);
-	ASSERT_EQ(flags(self->dev, 0), 0);
+	ASSERT_EQ(set_flags(self->dev, 0), 0);
 	ASSERT_EQ(stats(self->dev, &self->before), 0);
 	if (variant->disk) {
 		ASSERT_EQ(wrong(p, 0, PAGES, 1), 0);
@@ -1281,7 +1274,7 @@ TEST_F_TIMEOUT(file, no_device_memory, TIMEOUT)
 	/* Others may stay, too, if somebody has a reference to them. */
 	ASSERT_TRUE(WAIT_FOR((fill(p, 0, PAGES, 1),
 			      stats(self->dev, &self->before),
-			      flags(self->dev, HMM_DMIRROR_FLAG_FAIL_ALLOC),
+			      set_flags(self->dev, HMM_DMIRROR_FLAG_FAIL_ALLOC),
 			      command(self->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
 				      self->mirror, PAGES),
 			      resident(self) == PAGES - 1)));

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <sys/prctl.h>
 
 #include "kselftest_harness.h"
 #include "hmm_file.h"
@@ -38,8 +39,6 @@ static struct hmm_dmirror_stats stats(struct hmm_file *file)
 }
 
 #define EVICT()		command(file->dev, HMM_DMIRROR_EVICT, NOWHERE, NULL, 1)
-/* The driver does not know the other bit. */
-#define FLAGS(flags)	command(file->dev, HMM_DMIRROR_FLAGS, NOWHERE, NULL, (flags) | 1 << 16)
 
 FIXTURE_SETUP(device)
 {
@@ -58,7 +57,7 @@ FIXTURE_TEARDOWN(device)
 {
 	struct hmm_file *file = &self->file;
 
-	FLAGS(0);
+	set_flags(file->dev, 0);
 	EVICT();
 	set_file(CGROUP "/cgroup.procs", "0");
 	rmdir(CGROUP "/little");
@@ -150,7 +149,7 @@ static void come_back(struct __test_metadata *_metadata, struct hmm_file *file,
 		ASSERT_NE(0, stats(file).awake);
 
 		failures = stats(file).recall_failures;
-		ASSERT_EQ(0, FLAGS(flags));
+		ASSERT_EQ(0, set_flags(file->dev, flags));
 		EXPECT_TRUE(ways[i].go(file, p))
 			TH_LOG("%s: %s", ways[i].name, strerror(errno));
 		EXPECT_TRUE(all_are(p, SIZE - psize() / 2, c))
@@ -160,7 +159,7 @@ static void come_back(struct __test_metadata *_metadata, struct hmm_file *file,
 		EXPECT_EQ(0, stats(file).awake);
 		failures = stats(file).recall_failures - failures;
 		EXPECT_EQ(!flags, failures < PAGES);
-		EXPECT_EQ(0, FLAGS(0));
+		EXPECT_EQ(0, set_flags(file->dev, 0));
 		EXPECT_EQ(0, fsync(file->fd));
 		EXPECT_EQ(0, munmap(p, SIZE));
 	}
@@ -183,14 +182,14 @@ TEST_F_TIMEOUT(device, fails, TIMEOUT)
 	struct hmm_file *file = &self->file;
 	char *p = only_on_device(_metadata, file, PAGES, 2);
 
-	ASSERT_EQ(0, FLAGS(HMM_DMIRROR_FLAG_FAIL_COPY));
+	ASSERT_EQ(0, set_flags(file->dev, HMM_DMIRROR_FLAG_FAIL_COPY));
 	for (int i = 0; i < 3; i++) {
 		ASSERT_EQ(0, EVICT());
 		ASSERT_EQ(-1, pread(file->fd, file->buf, psize(), 0));
 		ASSERT_EQ(variant->fs ? -1 : 0, fsync(file->fd));
 		ASSERT_EQ(PAGES, resident(file));
 	}
-	ASSERT_EQ(0, FLAGS(0));
+	ASSERT_EQ(0, set_flags(file->dev, 0));
 	ASSERT_TRUE(by_evict(file, p));
 	ASSERT_TRUE(all_are(p, SIZE, 2));
 	ASSERT_EQ(0, fsync(file->fd));
@@ -233,10 +232,13 @@ TEST_F_TIMEOUT(device, evict_batch, TIMEOUT)
 	if (!join_little())
 		SKIP(return, "no memory cgroups");
 	pid = fork();
-	if (!pid)
+	if (!pid) {
+		/* An assertion that fails does not leave it behind. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		while (1)
 			if (fsync(file->fd))
 				_exit(1);
+	}
 	ASSERT_TRUE(by_evict(file, p));
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));

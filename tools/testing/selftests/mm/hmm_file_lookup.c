@@ -158,13 +158,6 @@ TEST_F_TIMEOUT(lookup, xfs_zero_range, TIMEOUT)
 	ASSERT_TRUE(all_are(file->buf + old, SIZE - old, 0));
 }
 
-static void fail_copies(int dev, bool fail)
-{
-	/* Neither 0 nor no address is taken; the driver ignores the other bit. */
-	command(dev, HMM_DMIRROR_FLAGS, (void *)(uintptr_t)psize(), NULL,
-		1 << 16 | (fail ? HMM_DMIRROR_FLAG_FAIL_COPY : 0));
-}
-
 struct server {
 	struct hmm_file *file;
 	char *buf, *page;
@@ -184,7 +177,7 @@ static void *serve(void *arg)
 	ok = read(s->uffd, &msg, sizeof(msg)) == sizeof(msg);
 	to_device(s->file, s->page, 1, 1);
 	ok &= device_writes(s->file, s->page, 1, 2);
-	fail_copies(s->file->dev, true);
+	set_flags(s->file->dev, HMM_DMIRROR_FLAG_FAIL_COPY);
 	ok &= !ioctl(s->uffd, UFFDIO_POISON, &poison);
 	return ok ? s : NULL;
 }
@@ -224,7 +217,7 @@ TEST_F_TIMEOUT(lookup, xfs_short_write, TIMEOUT)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, serve, &s));
 	EXPECT_EQ(-1, pwrite(file->fd, s.buf, SIZE, 0));
 	EXPECT_EQ(EFAULT, errno);
-	fail_copies(file->dev, false);
+	set_flags(file->dev, 0);
 	ASSERT_EQ(0, pthread_join(thread, &ok));
 	ASSERT_NE(NULL, ok);
 

@@ -82,6 +82,12 @@ static inline int command(int dev, unsigned long request, void *addr, void *ptr,
 	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
 
+static inline int set_flags(int dev, unsigned long flags)
+{
+	/* The driver does not take 0, and does not know the other bit. */
+	return command(dev, HMM_DMIRROR_FLAGS, NOWHERE, NULL, flags | 1 << 16);
+}
+
 /* Is the command missing that @mkfs begins with? */
 static inline bool no_mkfs(const char *mkfs)
 {
