@@ -350,9 +350,12 @@ if wanted checkpatch; then check_checkpatch; fi
 parent_of() { if (($1 == 0)); then printf '%s' "$base"; else printf '%s' "${commits[$1 - 1]}"; fi; }
 has() { kgit cat-file -e "$1:$2" 2>/dev/null; }
 
+# relative: stdin with paths from the top of the kernel tree. What ccache repeats may name another checkout's tree.
+relative() { sed -E "s#(^|[[:space:]])[^[:space:]]*/${wt##*/}/#\1#g"; }
+
 # normalize: output of a tool, without what moves when lines move.
 normalize() {
-	sed -E -e "s|$wt/||g" -e 's|(\.\./)*check-tree/||g' -e 's|^\./||' \
+	relative | sed -E -e 's|^\./||' \
 		-e 's/:[0-9]+:[0-9]+:/:/g' -e 's/:[0-9]+:/:/g' -e 's/:[0-9]+ /: /g' -e 's/:[0-9]+-[0-9]+:/:/g' \
 		-e 's/([[:space:]](on|at|around|after)) line [0-9]+/\1 line/g' | sort
 }
@@ -433,8 +436,8 @@ kbuild() {
 		harness_error "this sparse is of no use for this kernel"
 	fi
 	((rc == 0)) || printf 'make failed\n'
-	# Another checkout, to which this is cached, is somewhere else. A note on the way to a header alone says nothing.
-	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | grep -v 'note: in included file' | sparse_allowed | sed "s|$wt/||g" || true
+	# A note on the way to a header alone says nothing.
+	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | grep -v 'note: in included file' | sparse_allowed | relative || true
 }
 
 # sparse_allowed: stdin without what ci/sparse.allow lets through.
