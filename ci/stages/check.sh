@@ -398,6 +398,8 @@ check_kdoc() {
 				cached "kdoc $script_hash $(kgit rev-parse "$base:${kdoc_tool%/*}") $blob $f" kdoc_file "$blob" "$f" >>"$work/$side"
 			done
 		done
+		# The function's name is in each, and says more than the file's, which changes when it is moved.
+		sed -i -E 's/^Warning: [^: ]+:[0-9]+ /Warning: /' "$work/old" "$work/new"
 		point "kernel-doc: ${names[i]}" "$(new_lines "$work/old" "$work/new")"
 	done
 	rm -rf "$work/kdoc"
