@@ -210,7 +210,7 @@ guest_qemu() {
 		QEMU_CMD+=(-drive if=none,id=root,file=root.img,format=raw,snapshot=on,cache=unsafe
 			-device "$VIRTIO_BLK,drive=root,serial=root")
 		truncate -s "${GUEST_SWAP_MIB}M" "$dir/swap.img"
-		mkswap "$dir/swap.img" >"$dir/mkswap.log" 2>&1 || harness_error "mkswap failed, see $dir/mkswap.log"
+		mkswap --pagesize "$PAGE_SIZE" "$dir/swap.img" >"$dir/mkswap.log" 2>&1 || harness_error "mkswap failed, see $dir/mkswap.log"
 		QEMU_CMD+=(-drive if=none,id=swap,file=swap.img,format=raw,cache=unsafe
 			-device "$VIRTIO_BLK,drive=swap,serial=swap")
 	fi

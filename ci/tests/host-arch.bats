@@ -24,10 +24,10 @@ arches() { basename -s .facts -a "$TOP"/ci/configs/arch/*.facts; }
 	for a in $(arches); do
 		(
 			unset KERNEL_ARCH CROSS_COMPILE IMAGE QEMU MACHINE CPU CONSOLE VIRTIO_SERIAL VIRTIO_BLK VIRTIO_RNG \
-				IVSHMEM VRAM GPU GUEST SMP MEM APPEND
+				IVSHMEM VRAM GPU GUEST SMP MEM PAGE_SIZE APPEND
 			# shellcheck source=/dev/null
 			. "$TOP/ci/configs/arch/$a.facts"
-			for key in KERNEL_ARCH IMAGE QEMU MACHINE CPU CONSOLE VIRTIO_SERIAL VIRTIO_BLK VIRTIO_RNG GUEST SMP MEM; do
+			for key in KERNEL_ARCH IMAGE QEMU MACHINE CPU CONSOLE VIRTIO_SERIAL VIRTIO_BLK VIRTIO_RNG GUEST SMP MEM PAGE_SIZE; do
 				[[ -n ${!key-} ]] || { echo "$a: no $key"; exit 1; }
 			done
 			for key in CROSS_COMPILE IVSHMEM VRAM GPU APPEND; do
