@@ -47,6 +47,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/pci.h>
+#include <linux/pfn_insertion.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rwsem.h>
 #include <linux/sched/signal.h>

@@ -471,7 +471,7 @@ TEST_F_TIMEOUT(file, load_dirty, TIMEOUT)
 /* Large folios are split: a part of one goes, the rest stays. */
 TEST_F_TIMEOUT(file, large, TIMEOUT)
 {
-	const size_t size = 4 << 20;
+	const size_t size = MAX(4 << 20, 128 * psize());
 	char *p, *buf = malloc(size);
 
 	ASSERT_NE(buf, NULL);
@@ -1652,10 +1652,18 @@ TEST_F_TIMEOUT(file, memory_failure, TIMEOUT)
 	ASSERT_EQ(wrong(p + 4 * psize(), 4, PAGES - 4, 2), 0);
 }
 
-/* A mapping of 2 MiB, whose first pages are in device memory */
-static char *map_2m(struct _test_data_file *self, struct __test_metadata *_metadata)
+/* Of a huge page, or 0 if it does not fit into the file systems */
+static size_t huge_size(void)
 {
-	const size_t size = 2 << 20;
+	const size_t size = read_pmd_pagesize();
+
+	return size <= 32 << 20 ? size : 0;
+}
+
+/* A mapping of a huge page's size, whose first pages are in device memory */
+static char *map_huge(struct _test_data_file *self, struct __test_metadata *_metadata,
+		      size_t size)
+{
 	char *p = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
 		       -1, 0);
 
@@ -1682,11 +1690,14 @@ static int collapse(char *p, size_t size)
 /* Who asks for a huge page gets it, at once: clean pages come back as well. */
 TEST_F_TIMEOUT(file, collapse, TIMEOUT)
 {
-	const size_t size = 2 << 20;
-	char *p = map_2m(self, _metadata);
+	const size_t size = huge_size();
 	cpu_set_t cpu, all;
+	char *p;
 	int err;
 
+	if (!size)
+		SKIP(return, "no huge pages, or too large");
+	p = map_huge(self, _metadata, size);
 	if (variant->disk) {
 		ASSERT_EQ(fsync(self->fd), 0);
 		touch(p, PAGES);
@@ -1712,12 +1723,15 @@ TEST_F_TIMEOUT(file, collapse, TIMEOUT)
 TEST_F_TIMEOUT(file, khugepaged, TIMEOUT)
 {
 #define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
-	const size_t size = 2 << 20;
-	char *p = map_2m(self, _metadata);
-	char *anon = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const size_t size = huge_size();
+	char *p, *anon;
 	long was;
 
+	if (!size)
+		SKIP(return, "no huge pages, or too large");
+	p = map_huge(self, _metadata, size);
+	anon = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	/* So that the process is on khugepaged's list, on any file system */
 	ASSERT_NE(anon, MAP_FAILED);
 	ASSERT_EQ(madvise(anon, 2 * size, MADV_HUGEPAGE), 0);

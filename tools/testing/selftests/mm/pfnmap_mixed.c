@@ -49,7 +49,7 @@
 #define AREA_PAGES	(8 * span_pages())
 
 /* Other memory of the process that comes or goes meanwhile, in kB */
-#define RSS_SLACK	256
+#define RSS_SLACK	((long)kb(64))
 
 static unsigned int seed;
 
@@ -641,8 +641,8 @@ FIXTURE_SETUP(mixed)
 
 	setup_dev(_metadata, dev);
 	/* In two or three page tables, see the mappings */
-	create(_metadata, dev, variant->flags & COMPOUND ? span_pages() :
-	       span_pages() + 200, variant->place, variant->flags);
+	create(_metadata, dev, variant->flags & COMPOUND ? PART_PAGES :
+	       PART_PAGES + 200, variant->place, variant->flags);
 	set_method(_metadata, dev, variant->method, 16, false);
 }
 
@@ -3103,12 +3103,23 @@ static bool has_failed(struct __test_metadata *_metadata, int fd)
 	return strtoul(buf, NULL, 10) == 0;
 }
 
+static unsigned long oom_part(void)
+{
+	return table_pages() > PART_PAGES ? PART_PAGES : table_pages();
+}
+
+static char *oom_addr(const struct dev *dev)
+{
+	return dev->area + span_size() - oom_part() * psize();
+}
+
 FIXTURE_SETUP(oom)
 {
 	struct dev *dev = &self->dev;
 
 	setup_dev(_metadata, dev);
-	create(_metadata, dev, 2 * table_pages(), variant->place,
+	/* Two tables that are full, or what is at both sides of the end of a large one */
+	create(_metadata, dev, 2 * oom_part(), variant->place,
 	       variant->flags);
 	set_method(_metadata, dev, variant->method, 4 * table_pages(), true);
 	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
@@ -3131,7 +3142,7 @@ FIXTURE_TEARDOWN(oom)
 TEST_F(oom, table)
 {
 	struct dev *dev = &self->dev;
-	const struct mapping mapping = { dev->area, 0, dev->nr, false };
+	const struct mapping mapping = { oom_addr(dev), 0, dev->nr, false };
 	unsigned int n, injected = 0;
 	unsigned long index;
 	bool failed = true;
@@ -3164,7 +3175,7 @@ TEST_F(oom, table)
 TEST_F(oom, copy)
 {
 	struct dev *dev = &self->dev;
-	const struct mapping mapping = { dev->area, 0, dev->nr, true };
+	const struct mapping mapping = { oom_addr(dev), 0, dev->nr, true };
 	unsigned int n, injected = 0, i;
 	unsigned long index;
 	bool failed = true;

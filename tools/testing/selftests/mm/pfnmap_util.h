@@ -196,6 +196,18 @@ static inline size_t span_size(void)
 	return span_pages() * psize();
 }
 
+/*
+ * Of a table of more entries (8,192 with pages of 64 KiB), no test fills more: its
+ * mapping is laid across the end of the table.
+ */
+#define PART_PAGES	512UL
+
+/* A window of pages that is not clamped, and is part of two tables at least */
+static inline unsigned long wide_window(void)
+{
+	return 2 * span_pages();
+}
+
 static inline bool header_ok(const char *page, uint64_t index,
 			     uint64_t generation)
 {
