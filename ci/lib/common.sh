@@ -198,6 +198,13 @@ series_header() {
 	sed -n "/^[^#]/q; s/^# $1:[[:space:]]*//p" "$SERIES" | head -n 1
 }
 
+# topic_needs TOPIC: the topics that it does not apply without, one per line of patches/TOPIC/needs, in the order of the
+# series. Fails where there is no such file.
+topic_needs() {
+	[[ -f $PATCHES/$1/needs ]] || return
+	series_topics | grep -Fx -f "$PATCHES/$1/needs" || true
+}
+
 # shellcheck disable=SC2120
 # series_patches [TOPIC]: the entries, "<n>-<topic>/NNNN-name.patch", in order.
 series_patches() {

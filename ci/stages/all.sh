@@ -15,7 +15,8 @@ of all tests: "N passed, N failed, N skipped". With --full steps that do not wai
   --full         also the tests of the harness itself; architecture arm, too; regress --part check
   --arches       also the other architectures of ci/configs/arch/, in variant normal
   --each         variant debug; coccicheck, and all checks after each patch; all of regress, and the base against its
-                 record; also build what each patch touches after that patch; mutate
+                 record; also build what each patch touches after that patch; each
+                 topic alone; mutate
   --linux DIR    for the stage tree
   --onto newest  for the stages tree and apply
 END
@@ -211,6 +212,7 @@ if [[ -n $each ]]; then
 	fi
 	step "regress --base" run regress --base || true
 	step "build --each" run build --each || true
+	step alone run alone || true
 	step mutate run mutate || true
 fi
 finish

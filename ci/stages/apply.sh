@@ -14,11 +14,12 @@ usage: ci/run apply [--onto newest] [--force] [--no-proofs]
 git am of all topics in the order of `series` on the base in out/tree, which then stands at the result:
 branch series, and a tag topic/<n>-<name> at the last patch of each topic. (In a worktree of your
 repository: a detached HEAD, and refs of that worktree alone.) Then proves that quilt push -a, and b4 am of the
-mbox of each topic, give the same. Nothing is done when base and patches are those of the last time.
+mbox of each topic, give the same, and that each topic applies to the base with those topics alone that
+patches/TOPIC/needs names. Nothing is done when base and patches are those of the last time.
 
   --onto newest   the tree was made with `tree --onto newest`: git am -3
   --force         drop commits and changes in out/tree that are in no patch
-  --no-proofs     without quilt and b4
+  --no-proofs     git am alone
 END
 }
 
@@ -49,7 +50,7 @@ dup=$(printf '%s\n' "${topics[@]}" | sort | uniq -d)
 key=$({
 	printf '%s\n' "$base" "$onto" "$proofs" "${entries[@]}"
 	for entry in "${entries[@]}"; do sha256sum <"$PATCHES/$entry" 2>/dev/null || echo missing; done
-	cat "$PATCHES"/*/cover-letter 2>/dev/null || true
+	tail -n +1 "$PATCHES"/*/{cover-letter,needs} 2>/dev/null || true
 	sha256sum <"$0"
 } | sha256sum)
 tip_now=$(kgit rev-parse -q --verify "$SERIES_REF^{commit}" || true)
@@ -156,6 +157,21 @@ prove_b4() {
 	fi
 }
 
+# In an index alone; what is built and booted of it is for "ci/run alone".
+prove_alone() {
+	local topic=$1 needs entry log=$OUT/log/alone.log
+	needs=$(topic_needs "$topic") || return 0
+	kgit_index() { GIT_INDEX_FILE=$work/index kgit "$@"; }
+	kgit_index read-tree "$base"
+	for entry in $(for t in $needs "$topic"; do series_patches "$t"; done); do
+		if ! kgit_index apply --cached "$PATCHES/$entry" 2>"$log"; then
+			tap_not_ok "$topic applies to the base${needs:+ with ${needs//$'\n'/, }}" "$entry: $(<"$log")"
+			return
+		fi
+	done
+	tap_ok "$topic applies to the base${needs:+ with ${needs//$'\n'/, }}"
+}
+
 # Refs first: the proofs read the topics from them. SERIES_REF comes last, with the checkout.
 kgit for-each-ref --format='%(refname)' "$TOPIC_REFS" | while read -r ref; do kgit update-ref -d "$ref"; done
 for topic in "${topics[@]}"; do kgit update-ref "$TOPIC_REFS/$topic" "${topic_tip[$topic]}"; done
@@ -167,6 +183,8 @@ if [[ -n $proofs ]] && ((${#entries[@]})); then
 		prove_b4 "$topic" "$before"
 		before=${topic_tip[$topic]}
 	done
+	[[ -n $onto ]] || for topic in "${topics[@]}"; do prove_alone "$topic"; done
+	rm -f "$work/index"
 fi
 am_worktree_remove "$wt"
 

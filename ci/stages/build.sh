@@ -85,7 +85,7 @@ small_selftests() {
 		while read -r program; do
 			programs+=("$program")
 			printf '%s %s\n' "$category" "$program"
-		done < <(sed -n "s|^[[:space:]]*CATEGORY=\"$category\" run_test \./\([a-z0-9_]*\)\$|\1|p" "$mm/run_vmtests.sh")
+		done < <(sed -n "s|^[^#]*CATEGORY=\"$category\" run_test \./\([a-z0-9_]*\)\$|\1|p" "$mm/run_vmtests.sh")
 	done <"$TOP/ci/expected/categories" >"$build/ksft/mm/programs"
 	[[ -s $build/ksft/mm/programs ]] || fail "run_vmtests.sh runs no program in the categories of ci/expected/categories"
 	run_long "selftests $name" "$log_dir/selftests-$name.log" \

@@ -136,6 +136,8 @@ rm -rf "$new"
 mkdir -p "$new/patches"
 sed -n '/^[^#]/q; /^#/p' "$SERIES" 2>/dev/null >"$new/series" || true
 if [[ ! -s $new/series ]]; then printf '# base-commit: %s\n' "$base" >"$new/series"; fi
+# The last commit's own is in nobody's prerequisites.
+src format-patch -q --stdout -M --base="$src_base" -1 "$tip" | sed -n 's/^prerequisite-patch-id: //p' >"$new/all.ids"
 start=$src_base prev=0
 for name in "${names[@]}"; do
 	to=${commits[end[$name] - 1]}
@@ -145,6 +147,15 @@ for name in "${names[@]}"; do
 		--src-prefix=a/ --dst-prefix=b/ --subject-prefix=PATCH --suffix=.patch -M \
 		--base="$src_base" -o "$new/patches/$name" "$start..$to"
 	sed -i "s/^base-commit: [0-9a-f]*\$/base-commit: $base/" "$new/patches/$name"/*.patch
+	# git takes all commits before it for prerequisites.
+	sed -n "$((prev + 1)),${end[$name]}p" "$new/all.ids" >"$new/$name.ids"
+	if [[ -f $PATCHES/$name/needs ]]; then
+		sed "s|.*|$new/&.ids|" "$PATCHES/$name/needs" | xargs -r cat >"$new/ids"
+		first=$(printf '%s\n' "$new/patches/$name"/*.patch | head -n 1)
+		awk -v ids="$new/ids" 'BEGIN { while ((getline id <ids) > 0) needed[id] = 1 }
+			$1 != "prerequisite-patch-id:" || $2 in needed' "$first" >"$new/first"
+		mv "$new/first" "$first"
+	fi
 	(cd "$new/patches" && printf '%s\n' "$name"/*.patch) >>"$new/series"
 	start=$to prev=${end[$name]}
 done

@@ -105,7 +105,7 @@ skipped() {
 stub_all() {
 	local s
 	copy
-	for s in deps tree apply check build test mutate regress; do
+	for s in deps tree apply check build test alone mutate regress; do
 		printf '. "$TOP/ci/lib/common.sh"\necho "%s $*" >>%s\n%s\ntap_begin "%s-$*"; tap_ok one; tap_end\n' \
 			"$s" "$T/called" "${1-}" "$s" >"$T/repo/ci/stages/$s.sh"
 	done

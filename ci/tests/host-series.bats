@@ -26,6 +26,26 @@ setup() { host_setup; }
 	[[ $(git -C "$K" worktree list | wc -l) -eq 1 ]]
 }
 
+@test "apply: a topic that needs more than it says is red; its first patch names those that it needs" {
+	series
+	(
+		cd "$K" || exit
+		sed -i 's/three;/drei;/' mm/memory.c
+		commit "mm: drei"
+	)
+	: >"$PATCHES/1-first/needs"
+	: >"$PATCHES/2-second/needs"
+	ci export
+	run ! grep -q prerequisite-patch-id -r "$PATCHES"
+	run ci apply
+	red "ok 8 - 1-first applies to the base" "not ok 9 - 2-second applies to the base" "0002-mm-drei.patch"
+	echo 1-first >"$PATCHES/2-second/needs"
+	ci export
+	[[ $(grep -c '^prerequisite-patch-id: ' "$PATCHES"/2-second/0001-*.patch) -eq 2 ]]
+	run ci apply
+	[[ $status -eq 0 && $output == *"ok 9 - 2-second applies to the base with 1-first"* ]]
+}
+
 @test "apply: a patch that does not apply is red, with its name and the hunk" {
 	applied
 	sed -i 's/^ extern int line2;/ extern int other;/' "$PATCHES"/1-first/0001-*.patch

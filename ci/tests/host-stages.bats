@@ -28,7 +28,7 @@ setup() { host_setup; }
 	[[ $status -eq 2 ]]
 	run ci
 	[[ $status -eq 2 ]]
-	for s in deps tree apply check export mbox mutate range-diff regress all; do
+	for s in deps tree apply check export mbox alone mutate range-diff regress all; do
 		run ci "$s" --no-such-option
 		[[ $status -eq 2 ]]
 	done
@@ -103,7 +103,7 @@ stub_all() {
 	local s
 	mkdir -p "$T/repo"
 	cp -r "$TOP/ci" "$T/repo/ci"
-	for s in deps tree apply check build test mutate regress; do
+	for s in deps tree apply check build test alone mutate regress; do
 		printf '. "$TOP/ci/lib/common.sh"\ntap_begin %s; tap_ok one; tap_end\necho %s >>%s\n' "$s" "$s" "$T/called" \
 			>"$T/repo/ci/stages/$s.sh"
 	done
@@ -187,10 +187,11 @@ stub_selftest() {
 	[[ $output == *"args: --arch x86_64 --variant normal"$'\n'* && $output != *"--variant debug"* ]]
 	[[ $output == *"check: --only series,checkpatch,maintainers,kdoc,w1,sparse"$'\n'* ]]
 	[[ $output == *"regress: --part check"$'\n'* && $output != *"regress: --base"* ]]
-	run ! grep -q mutate "$T/called"
+	run ! grep -qE 'alone|mutate' "$T/called"
 	run all --full --each
 	[[ $output == *"args: --arch x86_64 --variant debug"$'\n'* && $output == *"check: --each"$'\n'* ]]
 	[[ $output == *"regress: "$'\n'* && $output == *"regress: --base"$'\n'* ]]
+	grep -q alone "$T/called"
 	grep -q mutate "$T/called"
 }
 
