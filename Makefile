@@ -7,7 +7,7 @@ ALL_ARGS := $(if $(LINUX),--linux $(LINUX)) $(if $(ONTO),--onto $(ONTO))
 help:
 	@echo 'make run        get the kernel, apply the series, build, boot, run the selftests of the series'
 	@echo 'make check      tests of the harness, checks of the patches, and make run on x86_64 and on arm without LPAE;'
-	@echo '                the quick ones of mainline'\''s own tests of mm, compared with the base'
+	@echo '                the quick ones of mainline'\''s own tests of mm, compared with the base; some planted bugs'
 	@echo 'make check-all  make check with variant debug, all of mainline'\''s tests, coccicheck, the other architectures'
 	@echo '                (ci/configs/arch/), checks and a build after each patch, planted bugs, and the benchmarks'
 	@echo 'make bench      the benchmarks'
@@ -37,7 +37,7 @@ mbox:
 	@ci/run mbox
 
 clean:
-	rm -rf out/build out/check out/log out/mbox out/range-diff out/regress out/results out/summary out/test
+	rm -rf out/build out/check out/log out/mbox out/mutate out/range-diff out/regress out/results out/summary out/test
 
 distclean: clean
 	@ci/run tree --remove

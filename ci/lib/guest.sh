@@ -147,7 +147,7 @@ guest_disk() {
 	key=$({
 		sha256sum "$TOP/ci/lib/guest.sh"
 		printf '%s %s\n' "$GUEST $GUEST_FREE_MIB" "$(command -v busybox bash | xargs sha256sum)"
-		{ find "$build/ksft" "$build/mods" ${extra:+"$extra"} -printf '%P %y %m %s %T@ %l\n' 2>/dev/null || true; } | sort
+		{ find "$build/ksft/" "$build/mods/" ${extra:+"$extra"} -printf '%P %y %m %s %T@ %l\n' 2>/dev/null || true; } | sort
 	} | sha256sum)
 	if [[ -f $image.key ]]; then old=$(<"$image.key"); fi
 	if [[ -f $image && $old == "$key" ]]; then return; fi

@@ -12,7 +12,7 @@ Stages deps, tree, apply, check, build and test; then how long each took, and, a
 of all tests: "N passed, N failed, N skipped". With --full steps that do not wait for one another run side by side.
 
   --no-check     without check
-  --full         also the tests of the harness itself; architecture arm, too; regress --part check
+  --full         also the tests of the harness itself; architecture arm, too; regress --part check; mutate --sample
   --arches       also the other architectures of ci/configs/arch/, in variant normal
   --each         variant debug; coccicheck, and all checks after each patch; all of regress, and the base against its
                  record; also build what each patch touches after that patch; each
@@ -202,6 +202,7 @@ else
 		lane_begin live live
 		tests x86_64 normal
 		regress
+		if [[ -z $each ]]; then step mutate run mutate --sample || true; fi
 	fi
 	lanes_end
 fi

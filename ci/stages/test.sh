@@ -8,7 +8,7 @@ set -euo pipefail
 usage() {
 	cat <<'END_USAGE'
 usage: ci/run test [--arch A] [--variant normal|debug|bench] [--categories "C..."] [--only PATTERN]
-                   [--accel auto|tcg|kvm] [--timeout S] [--build DIR] [--append ARGS]
+                   [--accel auto|tcg|kvm] [--timeout S] [--build DIR] [--dir DIR] [--append ARGS]
                    [--update-expected] [--job FILE | --shell]
 
 Boots what "ci/run build" has built and runs the selftests of the series in it, as run_vmtests.sh's
@@ -24,6 +24,7 @@ test that is missing, a guest that hangs or does not end orderly fail the run.
   --accel A          auto: KVM when a probe boot succeeds under it, else TCG (the default); tcg; kvm
   --timeout S        for the whole boot; 300 s under KVM, 6 times that under TCG, 3 times for debug
   --build DIR        a build directory instead of out/build/<arch>-<variant>
+  --dir DIR          for the logs, instead of out/test/<arch>-<variant>
   --append ARGS      more for the kernel's command line
   --update-expected  write the names of the tests that ran to ci/expected/<arch>-<variant>.tests
   --job FILE         run this script for bash in the guest; its exit status decides, and reports do
@@ -33,7 +34,7 @@ Logs: out/test/<arch>-<variant>/{console.log,ktap.log,qemu.cmd}; result: out/res
 END_USAGE
 }
 
-arch=x86_64 variant=normal categories='' only='' accel=auto timeout='' build='' append=''
+arch=x86_64 variant=normal categories='' only='' accel=auto timeout='' build='' dir='' append=''
 update='' job='' shell=''
 while (($#)); do
 	case $1 in
@@ -45,6 +46,7 @@ while (($#)); do
 	--accel) need_arg "$@"; accel=$2; shift ;;
 	--timeout) need_arg "$@"; timeout=$2; shift ;;
 	--build) need_arg "$@"; build=$2; shift ;;
+	--dir) need_arg "$@"; dir=$2; shift ;;
 	--append) need_arg "$@"; append=$2; shift ;;
 	--update-expected) update=1 ;;
 	--job) need_arg "$@"; job=$2; shift ;;
@@ -73,7 +75,7 @@ build=$(realpath "$build")
 [[ -d $build/ksft/mm || -n $job$shell ]] ||
 	harness_error "no selftests in $build; to make them: ci/run build --arch $arch --variant $variant"
 
-dir=$OUT/test/$name
+dir=${dir:-$OUT/test/$name}
 expected=$TOP/ci/expected/$name.tests
 without=$TOP/ci/expected/$arch.without
 if [[ $GUEST == small ]]; then
