@@ -77,7 +77,7 @@ plant() {
 		#include <linux/module.h>
 		unsigned int mutant_nr;
 		EXPORT_SYMBOL_GPL(mutant_nr);
-		core_param(mutant, mutant_nr, uint, 0444);
+		core_param(mutant, mutant_nr, uint, 0644);
 	END
 	while IFS= read -r f; do
 		to=$f
@@ -120,7 +120,11 @@ kernel() {
 	if [[ -f $dir/id && $(<"$dir/id") == "$id" ]]; then return; fi
 	rm -rf "$dir"
 	mkdir -p "$dir"
-	if [[ ! -d $mutant ]]; then cp -a --reflink=auto "$normal" "$mutant"; fi
+	if [[ ! -d $mutant ]]; then
+		cp -a --reflink=auto "$normal" "$mutant"
+		# A new objtool would have all objects made again.
+		find "$mutant/tools" -name '.*.cmd' -exec sed -i "s|$normal/|$mutant/|g" {} +
+	fi
 	plant "$1"
 	run_long "kernel $1 of mutants" "$OUT/log/mutate-kernel-$1.log" mutant_make "$dir" || return 1
 	ln -sfn "$normal/ksft" "$dir/ksft"
