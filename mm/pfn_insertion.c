@@ -419,7 +419,7 @@ int vm_map_pages_zero(struct vm_area_struct *vma, struct page **pages,
 }
 EXPORT_SYMBOL(vm_map_pages_zero);
 
-/* Returns whether *@pte changed, that is, update_mmu_cache() is due. */
+/* Returns whether *@pte changed, so that the caller must call update_mmu_cache(). */
 static __always_inline bool
 insert_pfn_into_pte_locked(struct vm_area_struct *vma, pte_t *pte,
 			   unsigned long addr, unsigned long pfn,
@@ -477,10 +477,10 @@ static vm_fault_t insert_pfn(struct vm_area_struct *vma, unsigned long addr,
 }
 
 /*
- * What is mapped into a VM_MIXEDMAP VMA by its pfn: is it a page, refcounted,
- * accounted and in the rmap?  With pte_special, no pfn is.  Without it, there
- * is only the VMA and the pfn that vm_normal_page() could tell it from: each
- * pfn that has a struct page is, so that we *must* refcount it.  See
+ * Is a pfn in a VM_MIXEDMAP VMA mapped as a page, that is, refcounted,
+ * accounted and in the rmap?  With pte_special, no pfn is.  Without it,
+ * vm_normal_page() sees only the VMA and the pfn, and takes each pfn that has
+ * a struct page for a page, so that we *must* refcount it.  See
  * Documentation/mm/pfn_insertion.rst.
  */
 static inline bool mixed_pfn_is_page(unsigned long pfn)
@@ -503,8 +503,8 @@ static bool mixed_pfn_allowed(struct vm_area_struct *vma, unsigned long pfn,
 }
 
 /*
- * What validate_page_before_insert() does, but before the page table is locked,
- * and once for the pages of a folio that follow each other.
+ * Flush as validate_page_before_insert() does, but before the page table is
+ * locked, and once for consecutive pages of a folio.
  */
 static inline void flush_mixed_pfn(unsigned long pfn, struct folio **flushed)
 {
@@ -519,8 +519,8 @@ static inline void flush_mixed_pfn(unsigned long pfn, struct folio **flushed)
 }
 
 /*
- * Returns a positive value if *@pte changed and update_mmu_cache() is due, or
- * an error, -EBUSY if something else is mapped.
+ * Returns a positive value if *@pte changed, so that the caller must call
+ * update_mmu_cache(), or an error: -EBUSY if something else is mapped.
  */
 static __always_inline int
 insert_mixed_into_pte_locked(struct vm_area_struct *vma, pte_t *pte,
@@ -636,11 +636,12 @@ EXPORT_SYMBOL(vmf_insert_pfn_prot);
  *
  * This is vmf_insert_pfn() at the faulting address, for a vma whose vm_ops have
  * pfn_mkwrite.  vmf_insert_pfn() maps read-only there, so that the write faults
- * again.  Whoever calls the fault handler just once, as KVM does for memory
- * without pages, would see a mapping that is read-only.
+ * again.  A caller that calls the fault handler just once, as KVM does for
+ * memory without pages, would find a read-only mapping.
  *
- * Here the PTE becomes young, dirty and, if the vma allows, writable, also where
- * @pfn is mapped already.  What pfn_mkwrite does is to be done before the call.
+ * This function makes the PTE young, dirty and, if the vma allows it, writable,
+ * even if @pfn is mapped already.  The caller must do before the call what
+ * pfn_mkwrite would do.
  *
  * Context: Process context, from vm_ops->fault.  May allocate using %GFP_KERNEL.
  * Return: what the fault handler is to return, see vmf_insert_pfn_prot().
@@ -687,7 +688,7 @@ vm_fault_t vmf_insert_pfn(struct vm_area_struct *vma, unsigned long addr,
 }
 EXPORT_SYMBOL(vmf_insert_pfn);
 
-/* Always a constant, the code for the others goes. */
+/* Always a constant: the compiler drops the code for the other mode. */
 enum insert_pfns_mode {
 	INSERT_PFNS,
 	INSERT_MIXED,
@@ -702,8 +703,8 @@ static bool pmd_none_lockless(pmd_t *pmd)
 }
 
 /*
- * Find the PTE table that maps @addr, allocate it when there is none.  Returns
- * 0, %VM_FAULT_OOM, or %VM_FAULT_NOPAGE when a leaf entry is there instead.
+ * Find the PTE table that maps @addr, or allocate it.  Returns 0,
+ * %VM_FAULT_OOM, or %VM_FAULT_NOPAGE when there is a leaf entry instead.
  */
 static noinline vm_fault_t
 insert_pfns_get_table(struct vm_fault *vmf, unsigned long addr, pmd_t **pmdp)
@@ -764,7 +765,7 @@ insert_pfns_in_table(struct vm_fault *vmf, unsigned long addr,
 	pmd_t *pmd = vmf->pmd;
 	spinlock_t *ptl;
 
-	/* Spare most faults the call: there is a table already. */
+	/* Most faults find a table, and need no call. */
 	if (!pmd || ((addr ^ vmf->address) & PMD_MASK) ||
 	    pmd_none_lockless(pmd)) {
 		ret = insert_pfns_get_table(vmf, addr, &pmd);
@@ -803,8 +804,8 @@ insert_pfns_in_table(struct vm_fault *vmf, unsigned long addr,
 							     &batch_prot);
 			nr -= batch;
 			/*
-			 * One by one, set_ptes() and update_mmu_cache_range()
-			 * want the pages of one folio.
+			 * One by one: set_ptes() and update_mmu_cache_range()
+			 * are for the pages of one folio.
 			 */
 			for (; batch; batch--, pfn++, pte++, addr += PAGE_SIZE) {
 				int err = insert_pfns_one(vma, pte, addr, pfn,
@@ -824,7 +825,7 @@ insert_pfns_in_table(struct vm_fault *vmf, unsigned long addr,
 	return ret;
 }
 
-/* Is every pfn allowed?  To be known before the first one is mapped. */
+/* Check every pfn before mapping the first one. */
 static __always_inline bool
 __insert_pfns_allowed(struct vm_fault *vmf, unsigned long addr,
 		      unsigned long end, pgprot_t prot, vmf_pfns_fn next,
@@ -886,7 +887,7 @@ static unsigned long pte_table_end(unsigned long addr, unsigned long end)
 	return next - 1 < end - 1 ? next : end;
 }
 
-/* Inlined, so that a constant @next is no indirect call. */
+/* Inlined, so that the call of a constant @next is direct. */
 static __always_inline vm_fault_t
 insert_pfns(struct vm_fault *vmf, unsigned long addr, unsigned long nr,
 	    pgprot_t prot, vmf_pfns_fn next, void *data,
@@ -931,7 +932,7 @@ insert_pfns(struct vm_fault *vmf, unsigned long addr, unsigned long nr,
 	for (;;) {
 		ret = insert_pfns_in_table(vmf, table, pte_table_end(table, end),
 					   prot, next, data, mode);
-		/* The others are an extra */
+		/* Only the faulting address has to be mapped. */
 		if (ret != VM_FAULT_NOPAGE)
 			return table == first ? ret : VM_FAULT_NOPAGE;
 
@@ -960,9 +961,9 @@ insert_pfns(struct vm_fault *vmf, unsigned long addr, unsigned long nr,
  * What is mapped already, by an earlier fault or by another thread's that won
  * the race, is left as it is.  The pages are not refcounted, accounted or added
  * to the rmap, whether they have a struct page or not, and get_user_pages()
- * does not see them.  Who inserts them must hold off their move or free with a
- * lock of its own from before the call until after it, and once they move or
- * go, call unmap_mapping_range().  See Documentation/mm/pfn_insertion.rst.
+ * does not see them.  The caller must hold a lock that keeps the pages from
+ * being moved or freed during the call.  When it moves or frees them later, it
+ * must call unmap_mapping_range().  See Documentation/mm/pfn_insertion.rst.
  *
  * The VMA must be one that vmf_insert_pfn_prot() accepts.  With VM_MIXEDMAP only
  * pfns without a struct page are allowed.
@@ -970,13 +971,12 @@ insert_pfns(struct vm_fault *vmf, unsigned long addr, unsigned long nr,
  * Context: Process context, from a vm_ops->fault handler or the like, under the
  * mmap_lock or the VMA lock, both of them held for reading at least.  May
  * sleep, may allocate using %GFP_KERNEL.
- * Return: what the fault handler is to return.  %VM_FAULT_NOPAGE when the
- * faulting address is mapped now, or a race was lost and the access is to be
- * tried again; other pages of the range may be missing.  %VM_FAULT_OOM when
- * there was no memory to map the faulting address.  %VM_FAULT_SIGBUS when the
- * VMA, the range or a pfn is refused, before anything is mapped; when @next has
- * no pfn for the faulting address; or when it breaks its own rules, which is
- * noticed when it does.
+ * Return: the fault handler's result.  %VM_FAULT_NOPAGE when the faulting
+ * address is mapped now, or when a race was lost and the access must be tried
+ * again; other pages of the range may be missing.  %VM_FAULT_OOM when there was
+ * no memory to map the faulting address.  %VM_FAULT_SIGBUS when the VMA, the
+ * range or a pfn is refused, which happens before anything is mapped; when
+ * @next has no pfn for the faulting address; or when @next breaks its own rules.
  */
 vm_fault_t vmf_insert_pfns_iter(struct vm_fault *vmf, unsigned long addr,
 				unsigned long nr, pgprot_t prot,
@@ -1050,8 +1050,8 @@ EXPORT_SYMBOL_GPL(vmf_insert_pfns_prot);
  * zero page is accepted where a VMA can't write to it, or only to a copy.
  *
  * The VMA must have VM_MIXEDMAP set and not VM_PFNMAP, and may be a COW mapping.
- * The range, the races, and what the driver must hold off meanwhile are as with
- * vmf_insert_pfns_iter().  See Documentation/mm/pfn_insertion.rst.
+ * The rules of vmf_insert_pfns_iter() for the range, for races and for the
+ * driver's lock apply.  See Documentation/mm/pfn_insertion.rst.
  *
  * Context: Process context, from a vm_ops->fault handler or the like, under the
  * mmap_lock or the VMA lock, both of them held for reading at least.  May
@@ -1103,11 +1103,10 @@ EXPORT_SYMBOL_GPL(vmf_insert_mixed_pfns);
  *
  * The window is the naturally aligned one that contains the faulting address,
  * as in do_fault_around(), less what lies outside of the object, of the VMA, or
- * of the page table that maps the faulting address.  @first and @end are in
- * the units of &vm_fault.pgoff: from a page of the object to its page in the
- * window is the same way as from @vmf->pgoff to @vmf->address.
+ * of the page table that maps the faulting address.  @first and @end count as
+ * &vm_fault.pgoff does: with the fake offset of a DRM object if vm_pgoff has it.
  *
- * Context: Any context in which the VMA is stable.
+ * Context: Any context in which the VMA does not change.
  * Return: The number of pages, for vmf_insert_pfns() and the like; 0 when the
  * faulting address is outside of the object.
  */

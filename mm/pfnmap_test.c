@@ -580,12 +580,6 @@ static unsigned long pfnmap_test_next(struct vm_fault *vmf, unsigned long addr,
 	nr = pfnmap_test_run(obj, index, min(max, obj->nr_pages - index));
 
 	switch (obj->method.misuse) {
-	case PFNMAP_TEST_MIXED_VALID:
-		if (!pfn_valid(*pfn)) {
-			*pfn = page_to_pfn(poison_page);
-			nr = 1;
-		}
-		break;
 	case PFNMAP_TEST_ITER_HOLE:
 		if (addr == vmf->address)
 			return 0;
@@ -594,6 +588,9 @@ static unsigned long pfnmap_test_next(struct vm_fault *vmf, unsigned long addr,
 		break;
 	case PFNMAP_TEST_ITER_OVERRUN:
 		nr = max + 1;
+		break;
+	case PFNMAP_TEST_KILL:
+		send_sig(SIGKILL, current, 1);
 		break;
 	}
 
@@ -637,16 +634,9 @@ static void pfnmap_test_misuse(struct vm_fault *vmf,
 		ins->pfn = ins->obj->pfns[vmf->pgoff];
 		break;
 	case PFNMAP_TEST_UNALIGNED:
-		ins->addr = vmf->address + sizeof(long);
-		ins->nr = 1;
+		ins->addr = vmf->address - sizeof(long);
+		ins->nr = 2;
 		ins->pfn = ins->obj->pfns[vmf->pgoff];
-		break;
-	case PFNMAP_TEST_MIXED_VALID:
-		if (!pfn_valid(ins->pfn)) {
-			ins->addr = vmf->address;
-			ins->nr = 1;
-			ins->pfn = page_to_pfn(poison_page);
-		}
 		break;
 	}
 }
@@ -700,6 +690,13 @@ static vm_fault_t pfnmap_test_insert(struct vm_fault *vmf,
 
 	if (!pfnmap_test_window(vmf, &ins) || !pfnmap_test_fits(vmf, &ins))
 		return VM_FAULT_SIGBUS;
+
+	/* What pfn_mkwrite would do with the next fault */
+	if (vmf->flags & FAULT_FLAG_WRITE && obj->flags & PFNMAP_TEST_NOTIFY &&
+	    (vmf->vma->vm_flags & (VM_PFNMAP | VM_SHARED)) == (VM_PFNMAP | VM_SHARED)) {
+		atomic64_inc(&obj->mkwrites);
+		return vmf_insert_pfn_mkwrite(vmf, obj->pfns[vmf->pgoff]);
+	}
 
 	switch (obj->method.method) {
 	case PFNMAP_TEST_LOOP:
@@ -950,9 +947,6 @@ static int pfnmap_test_mmap_prepare(struct vm_area_desc *desc)
 		break;
 	case PFNMAP_TEST_NO_FLAGS:
 		break;
-	case PFNMAP_TEST_MIXED_VALID:
-		vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
-		break;
 	default:
 		if (flags & PFNMAP_TEST_MIXEDMAP)
 			vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT);
@@ -989,7 +983,7 @@ static int pfnmap_test_create(struct pfnmap_test_object *obj,
 			   PFNMAP_TEST_ALTERNATE | PFNMAP_TEST_NO_IO |
 			   PFNMAP_TEST_NOTIFY | PFNMAP_TEST_COMPOUND))
 		return -EINVAL;
-	if ((arg->flags & (PFNMAP_TEST_NO_IO | PFNMAP_TEST_NOTIFY)) &&
+	if ((arg->flags & PFNMAP_TEST_NO_IO) &&
 	    !(arg->flags & PFNMAP_TEST_MIXEDMAP))
 		return -EINVAL;
 	if ((arg->flags & PFNMAP_TEST_COMPOUND) &&
@@ -1147,9 +1141,6 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 		       arg->method == PFNMAP_TEST_ITER ||
 		       arg->method == PFNMAP_TEST_MIXED_BATCH ||
 		       arg->method == PFNMAP_TEST_MIXED_ITER;
-	case PFNMAP_TEST_MIXED_VALID:
-		return arg->method == PFNMAP_TEST_BATCH ||
-		       arg->method == PFNMAP_TEST_ITER;
 	case PFNMAP_TEST_UNCHECKED:
 	case PFNMAP_TEST_COW_VMA:
 		return arg->method != PFNMAP_TEST_REMAP &&
@@ -1161,6 +1152,7 @@ static bool pfnmap_test_misuse_ok(const struct pfnmap_test_method_arg *arg)
 		       arg->method != PFNMAP_TEST_PAGES;
 	case PFNMAP_TEST_ITER_HOLE:
 	case PFNMAP_TEST_ITER_OVERRUN:
+	case PFNMAP_TEST_KILL:
 		return arg->method == PFNMAP_TEST_ITER ||
 		       arg->method == PFNMAP_TEST_MIXED_ITER;
 	case PFNMAP_TEST_SLAB_PAGE:

@@ -36,7 +36,7 @@ enum pfnmap_test_place {
 #define PFNMAP_TEST_MIXEDMAP	0x2	/* map as VM_MIXEDMAP */
 #define PFNMAP_TEST_ALTERNATE	0x4	/* odd pages in the other place */
 #define PFNMAP_TEST_NO_IO	0x8	/* with MIXEDMAP: no other VMA flags */
-#define PFNMAP_TEST_NOTIFY	0x10	/* with MIXEDMAP: first write is told */
+#define PFNMAP_TEST_NOTIFY	0x10	/* first write to a page is told */
 #define PFNMAP_TEST_COMPOUND	0x20	/* ram: one compound page, stays there */
 
 struct pfnmap_test_create {
@@ -76,10 +76,10 @@ enum pfnmap_test_misuse {
 	PFNMAP_TEST_COW_VMA,		/* MAP_PRIVATE without pte_special */
 	PFNMAP_TEST_BOTH_FLAGS,		/* VM_PFNMAP and VM_MIXEDMAP */
 	PFNMAP_TEST_NO_FLAGS,		/* neither of them */
-	PFNMAP_TEST_MIXED_VALID,	/* VM_MIXEDMAP with a valid pfn */
-	PFNMAP_TEST_UNCHECKED,		/* the driver does not look at pfns */
+	PFNMAP_TEST_UNCHECKED,		/* VM_MIXEDMAP with a valid pfn */
 	PFNMAP_TEST_ITER_HOLE,		/* iterator has no pfn for the fault */
 	PFNMAP_TEST_ITER_OVERRUN,	/* iterator returns more than max */
+	PFNMAP_TEST_KILL,		/* iterator kills the task */
 	/* One page of the object, misuse_page, stands for another one: */
 	PFNMAP_TEST_ZERO_PAGE,		/* the shared zero page */
 	PFNMAP_TEST_SLAB_PAGE,		/* a page that has a type */

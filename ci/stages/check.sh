@@ -16,8 +16,9 @@ usage: ci/run check [--only KIND[,KIND]...] [--each] [--config FILE] [--no-cache
 Static checks; TAP on stdout, one point per check and patch.
 
   series      `series` and files agree, no trailers that only a person may give, overlay equals the applied
-              tree, MAINTAINERS-snippet names files that exist, lists in selftests are sorted, and a gate of
-              "make check" runs each selftest of mm that is added or changed
+              tree, MAINTAINERS-snippet names files that exist, lists in selftests are sorted, a gate of
+              "make check" runs each selftest of mm that is added or changed, and tests are short enough to be
+              reviewed
   checkpatch  checkpatch.pl --strict; what ci/checkpatch.allow lists, with its reason, is let through
   maintainers get_maintainer.pl knows somebody for each patch
   kdoc        kernel-doc    }
@@ -252,12 +253,32 @@ check_programs() {
 	done < <(kgit diff --name-only --no-renames --diff-filter=AM "$base" "$tip" -- "$dir/*.c")
 	point "selftests: each that is added or changed is run" "${out%$'\n'}"
 }
+parent_of() { if (($1 == 0)); then printf '%s' "$base"; else printf '%s' "${commits[$1 - 1]}"; fi; }
+
+# Lines of selftests and test drivers that the series adds, one of its patches, and one file has.
+max_tests=${MAX_TEST_LINES:-8500} max_patch=${MAX_PATCH_LINES:-1000} max_file=${MAX_FILE_LINES:-1200}
+check_sizes() {
+	local tests=(tools/testing/selftests mm/pfnmap_test\* lib/test_hmm\*) i out='' f n total
+	total=$(kgit diff --numstat --no-renames "$base" "$tip" -- "${tests[@]}" | awk '{ n += $1 } END { print n + 0 }')
+	log "selftests and test drivers: $total lines are added"
+	((total <= max_tests)) || out+="the series adds $total lines of tests, more than $max_tests"$'\n'
+	for i in "${!commits[@]}"; do
+		n=$(kgit diff --numstat "$(parent_of "$i")" "${commits[i]}" -- "${tests[@]}" | awk '{ n += $1 } END { print n + 0 }')
+		((n <= max_patch)) || out+="${entries[i]} adds $n lines of tests, more than $max_patch"$'\n'
+	done
+	while IFS= read -r f; do
+		n=$(kgit show "$tip:$f" | wc -l)
+		((n <= max_file)) || out+="$f has $n lines, more than $max_file"$'\n'
+	done < <(kgit diff --name-only --no-renames --diff-filter=A "$base" "$tip" -- "${tests[@]}")
+	point "selftests: short enough to be reviewed" "${out%$'\n'}"
+}
 if wanted series; then
 	check_overlay
 	check_snippet
 	check_covered
 	check_sorted
 	check_programs
+	check_sizes
 fi
 
 # short ENTRY: what a point calls a patch.
@@ -350,7 +371,6 @@ check_checkpatch() {
 }
 if wanted checkpatch; then check_checkpatch; fi
 
-parent_of() { if (($1 == 0)); then printf '%s' "$base"; else printf '%s' "${commits[$1 - 1]}"; fi; }
 has() { kgit cat-file -e "$1:$2" 2>/dev/null; }
 
 # relative: stdin with paths from the top of the kernel tree. What ccache repeats may name another checkout's tree.

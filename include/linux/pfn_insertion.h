@@ -22,20 +22,19 @@ vm_fault_t vmf_insert_pfn_prot(struct vm_area_struct *vma, unsigned long addr,
 			unsigned long pfn, pgprot_t pgprot);
 vm_fault_t vmf_insert_pfn_mkwrite(struct vm_fault *vmf, unsigned long pfn);
 /**
- * typedef vmf_pfns_fn - where vmf_insert_pfns_iter() gets its pfns from
+ * typedef vmf_pfns_fn - tells vmf_insert_pfns_iter() the pfns
  * @vmf: the fault being handled
  * @addr: user address of the page in question
- * @max: the most pages that the answer may be about
+ * @max: the largest allowed return value
  * @pfn: where to store the pfn that backs @addr
  * @data: as passed to vmf_insert_pfns_iter()
  *
- * May be asked for the addresses of the range in any order, and more than once
- * for the same one; the answer must not change until vmf_insert_pfns_iter()
- * has returned.
+ * vmf_insert_pfns_iter() may ask for the addresses of its range in any order, and
+ * more than once for the same one.  The answer must not change until it returns.
  *
  * Context: May be called under the page table lock.  Must not sleep.
  * Return: The number of pages from @addr on that have consecutive pfns, at most
- * @max; or 0 when nothing backs @addr, and that page is to be left out.
+ * @max; 0 to leave out the page at @addr, because nothing backs it.
  */
 typedef unsigned long (*vmf_pfns_fn)(struct vm_fault *vmf, unsigned long addr,
 				     unsigned long max, unsigned long *pfn,
@@ -66,8 +65,8 @@ vm_fault_t vmf_insert_mixed_mkwrite(struct vm_area_struct *vma,
  * @pfn: the first pfn
  * @nr: number of pages
  *
- * This is vmf_insert_pfns_prot() with the page protection of the VMA, and to
- * vmf_insert_pfn() what many pages are to one.
+ * This is vmf_insert_pfns_prot() with the page protection of the VMA.  It does
+ * for many pages what vmf_insert_pfn() does for one.
  *
  * Context: Process context, from a vm_ops->fault handler or the like, under the
  * mmap_lock or the VMA lock, both of them held for reading at least.  May

@@ -10,14 +10,20 @@
 #include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 
-#define BENCH_MAX_REPS	1000UL
+#define BENCH_MAX_METRICS	16
+#define BENCH_MAX_REPS		1000UL
+#define BENCH_MAX_PAGES		0x40000UL
+#define BENCH_ALIGN		512UL	/* the number of pages is a multiple of that */
+#define BENCH_SKIP		4	/* nothing to measure: KSFT_SKIP */
 
-/* There is nothing to measure: KSFT_SKIP */
-#define BENCH_SKIP	4
+static unsigned long bench_pages, bench_reps = 5;
+static double bench_samples[BENCH_MAX_METRICS][BENCH_MAX_REPS];
 
 static inline double bench_now(void)
 {
@@ -31,17 +37,20 @@ static inline double bench_now(void)
 static inline double bench_fork(void)
 {
 	double start = bench_now();
+	pid_t pid = fork();
 	int status;
-	pid_t pid;
 
-	pid = fork();
-	if (pid < 0)
-		err(EXIT_FAILURE, "fork");
 	if (!pid)
 		_exit(0);
-	if (waitpid(pid, &status, 0) != pid || status)
-		errx(EXIT_FAILURE, "the child failed");
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		err(EXIT_FAILURE, "fork");
 	return bench_now() - start;
+}
+
+static inline void bench_need(int ok, const char *what)
+{
+	if (!ok)
+		err(EXIT_FAILURE, "%s", what);
 }
 
 static inline int bench_compare(const void *a, const void *b)
@@ -51,34 +60,56 @@ static inline int bench_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static inline void bench_header(void)
+/* Print the samples of a metric, which get sorted. */
+static inline void bench_row(const char *method, const char *place, unsigned long nr,
+			     const char *metric, unsigned int m)
 {
-	printf("method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n");
-}
+	double *s = bench_samples[m];
 
-/* Sorts the samples. */
-static inline void bench_row(const char *method, const char *place,
-			     unsigned long nr, const char *metric,
-			     unsigned long reps, double *samples)
-{
-	qsort(samples, reps, sizeof(*samples), bench_compare);
-	printf("%s\t%s\t%lu\t%s\t%lu\t%.4f\t%.4f\t%.4f\n", method, place, nr,
-	       metric, reps,
-	       (samples[(reps - 1) / 2] + samples[reps / 2]) / 2, samples[0],
-	       samples[reps - 1]);
+	qsort(s, bench_reps, sizeof(*s), bench_compare);
+	printf("%s\t%s\t%lu\t%s\t%lu\t%.4f\t%.4f\t%.4f\n", method, place, nr, metric, bench_reps,
+	       (s[(bench_reps - 1) / 2] + s[bench_reps / 2]) / 2, s[0], s[bench_reps - 1]);
 	fflush(stdout);
 }
 
-static inline unsigned long bench_arg(const char *arg, unsigned long min,
-				      unsigned long max)
+static inline unsigned long bench_arg(unsigned long min, unsigned long max)
 {
-	unsigned long n;
-	char *end;
+	unsigned long n = strtoul(optarg, NULL, 0);
 
-	n = strtoul(arg, &end, 0);
-	if (end == arg || *end || n < min || n > max)
-		errx(EXIT_FAILURE, "%s: must be in %lu..%lu", arg, min, max);
-	return n;
+	return n < min ? min : n > max ? max : n;
+}
+
+/* Print the header.  Return 1 for the option -a, else 0. */
+static inline int bench_begin(int argc, char **argv, unsigned long pages)
+{
+	int opt, a = 0;
+
+	bench_pages = pages;
+	while ((opt = getopt(argc, argv, "ap:r:")) != -1) {
+		if (opt == 'a')
+			a = 1;
+		else if (opt == 'p')
+			bench_pages = bench_arg(BENCH_ALIGN, BENCH_MAX_PAGES) & -BENCH_ALIGN;
+		else if (opt == 'r')
+			bench_reps = bench_arg(1, BENCH_MAX_REPS);
+		else
+			errx(EXIT_FAILURE, "usage: %s [-p pages] [-r reps]", argv[0]);
+	}
+	/* The first touch must not be part of a sample. */
+	memset(bench_samples, 0, sizeof(bench_samples));
+	printf("method\tplace\tnr\tmetric\treps\tmedian\tmin\tmax\n");
+	return a;
+}
+
+/* Addresses of @pages pages, aligned by BENCH_ALIGN pages, with nothing there */
+static inline char *bench_reserve(unsigned long pages)
+{
+	const size_t size = sysconf(_SC_PAGESIZE), align = BENCH_ALIGN * size;
+	char *area = mmap(NULL, pages * size + align, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	bench_need(area != MAP_FAILED, "mmap");
+	return (char *)(((unsigned long)area + align - 1) & ~(align - 1));
 }
 
 #endif /* _SELFTESTS_MM_BENCH_UTIL_H */

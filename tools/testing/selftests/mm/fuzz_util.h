@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What pfnmap_fuzz and hmm_fuzz share: several processes do random operations,
- * whose arguments make sense more often than not.
- *
- * They pass if all processes come to their end, and what they used still works.
- * Reports are for whoever reads the kernel's log.
+ * whose arguments make sense more often than not.  They pass if all processes come
+ * to their end, and what they used still works: the rest is in the kernel's log.
  *
  *	-s SEED		the seed of a run to do again; races are up to the kernel
  *	-n COUNT	operations of each process
@@ -16,12 +14,7 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 #include <linux/mman.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -31,15 +24,21 @@
 #include "vm_util.h"
 
 #define FUZZ_PROCESSES	4
+#define ARENA_PAGES	4096UL
+#define RW		(PROT_READ | PROT_WRITE)
+#define MOVE		(MREMAP_MAYMOVE | MREMAP_FIXED)
+
+/* A table of these is what a program defines: the weights add up to 256. */
+struct fuzz_op {
+	unsigned int weight;
+	void (*op)(void);
+};
+
+static const struct fuzz_op fuzz_ops[];
 
 static uint64_t fuzz_state;
-static unsigned long fuzz_count = 20000, fuzz_seconds = 20;
-static unsigned int fuzz_seed;
-static uint64_t fuzz_end;
-
-/* All mappings are made in here, so that no operation hits anything else. */
-static char *arena;
-static unsigned long arena_pages;
+static unsigned long fuzz_seed = 1, fuzz_count = 20000, fuzz_seconds = 20;
+static char *arena;	/* where all mappings are made, so that no operation hits anything else */
 static pid_t fuzz_child;
 static sigjmp_buf fuzz_env;
 
@@ -58,64 +57,38 @@ static inline unsigned long below(uint64_t n)
 	return (rnd() >> 32) % n;
 }
 
-static inline bool one_in(unsigned long n)
-{
-	return !below(n);
-}
-
+#define one_in(n)	(!below(n))
 #define pick(array)	((array)[below(ARRAY_SIZE(array))])
 
 /* Most are below @n. */
 static inline uint64_t number(uint64_t n)
 {
-	switch (below(64)) {
-	case 0:
-		return n;
-	case 1:
-		return n + 1;
-	case 2:
-		return -1ULL - below(2);
-	case 3:
-		return 1ULL << below(64);
-	case 4:
-		return rnd();
-	default:
-		return below(n);
-	}
+	const uint64_t odd[] = { n, n + 1, -1ULL - below(2), 1ULL << below(64), rnd() };
+
+	return one_in(12) ? pick(odd) : below(n);
 }
 
-static inline char *page(void)
+/* Pages that are to be allocated: few, or more than there can be */
+static inline uint64_t number_of_pages(void)
 {
-	return arena + below(arena_pages) * psize();
-}
-
-/* The same for pages that are to be allocated: few, or more than there can be */
-static inline uint64_t number_of_pages(uint64_t n)
-{
-	uint64_t nr = number(n);
+	uint64_t nr = number(64);
 
 	return nr > 4096 ? nr | 1ULL << 40 : nr;
 }
 
-static inline char *pmd(void)
+static inline char *page(void)
 {
-	return arena + below(arena_pages / 512) * 512 * psize();
+	return arena + below(ARENA_PAGES) * psize();
 }
+
+#define pmd()	((char *)((uintptr_t)page() & -(512UL * psize())))
 
 /* A length from @addr on that does not leave the arena, in bytes */
 static inline size_t length(const char *addr, unsigned long max)
 {
-	unsigned long left = arena_pages - (addr - arena) / psize();
+	unsigned long left = ARENA_PAGES - (addr - arena) / psize();
 
 	return (1 + below(left < max ? left : max)) * psize();
-}
-
-static inline uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
 /* A SIGBUS or SIGSEGV is an answer like any other. */
@@ -127,57 +100,52 @@ static inline void fuzz_signal(int sig)
 static inline void fuzz_access(void)
 {
 	volatile uint64_t *addr = (void *)(page() + 8 * below(psize() / 8));
-	bool write = one_in(2);
 
 	if (sigsetjmp(fuzz_env, 0))
 		return;
-	if (write)
+	if (one_in(2))
 		*addr = 1;
 	else
 		(void)*addr;
 }
 
-static inline void fuzz_mm(unsigned long max)
+static inline void fuzz_mm(void)
 {
-	static const int prots[] = {
-		PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ,
-		PROT_NONE, PROT_READ | PROT_EXEC,
-	};
+	static const int prots[] = { RW, RW, PROT_READ, PROT_NONE, PROT_READ | PROT_EXEC };
 	/* Not those that take pages of the kernel away */
 	static const int advices[] = {
-		MADV_DONTNEED, MADV_DONTNEED, MADV_NORMAL, MADV_RANDOM,
-		MADV_WILLNEED, MADV_FREE, MADV_REMOVE, MADV_DONTFORK,
-		MADV_DOFORK, MADV_HUGEPAGE, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
-		MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ,
-		MADV_POPULATE_WRITE, MADV_COLLAPSE,
+		MADV_DONTNEED, MADV_NORMAL, MADV_RANDOM, MADV_WILLNEED, MADV_FREE, MADV_REMOVE,
+		MADV_DONTFORK, MADV_DOFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLD,
+		MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
 	};
 	char *addr = page(), *to = page();
-	size_t len = length(addr, max);
+	size_t len = length(addr, 256);
 
-	switch (below(8)) {
-	case 0:
+	if (one_in(8))
 		munmap(addr, len);
-		break;
-	case 1:
-	case 2:
-		mprotect(addr, len, pick(prots));
-		break;
-	case 3:
+	else if (one_in(8))
 		/* Or a second mapping of the same */
-		mremap(addr, one_in(8) ? 0 : len, length(to, max),
-		       MREMAP_MAYMOVE | MREMAP_FIXED, to);
-		break;
-	case 4:
-		mremap(addr, len, length(addr, max), 0);
-		break;
-	default:
+		mremap(addr, one_in(8) ? 0 : len, length(to, 256), MOVE, to);
+	else if (one_in(8))
+		mremap(addr, len, length(addr, 256), 0);
+	else if (one_in(3))
+		mprotect(addr, len, pick(prots));
+	else
 		madvise(addr, len, pick(advices));
-		break;
-	}
 }
 
-/* A child that does @nr operations too, meanwhile */
-static inline void fuzz_fork(void (*op)(void), unsigned long nr)
+static inline void fuzz_once(void)
+{
+	const struct fuzz_op *op = fuzz_ops;
+	unsigned int n = below(256);
+
+	for (; n >= op->weight; op++)
+		n -= op->weight;
+	op->op();
+}
+
+/* A child that does some operations too, meanwhile */
+static inline void fuzz_fork(void)
 {
 	if (fuzz_child < 0)
 		return;
@@ -188,53 +156,29 @@ static inline void fuzz_fork(void (*op)(void), unsigned long nr)
 	if (fuzz_child)
 		return;
 	fuzz_child = -1;
-	rnd();
 	fuzz_state ^= rnd() << 1;
-	while (nr--)
-		op();
+	for (int i = 0; i < 40; i++)
+		fuzz_once();
 	_exit(0);
 }
 
-static inline void fuzz_process(unsigned int i, void (*op)(void))
-{
-	unsigned long n;
-
-	fuzz_state = (fuzz_seed + 1ULL) * 0x9e3779b97f4a7c15ULL + i;
-	for (n = 0; n < fuzz_count && now_ns() < fuzz_end; n++)
-		op();
-	if (fuzz_child > 0)
-		waitpid(fuzz_child, NULL, 0);
-	_exit(0);
-}
-
-static inline void fuzz_init(int argc, char **argv, unsigned long pages)
+static inline void fuzz_init(int argc, char **argv, const char *device, const char *modprobe)
 {
 	/* SA_NODEFER: the signal mask need not be restored */
-	const struct sigaction action = {
-		.sa_handler = fuzz_signal,
-		.sa_flags = SA_NODEFER,
-	};
+	const struct sigaction action = { .sa_handler = fuzz_signal, .sa_flags = SA_NODEFER };
 	const size_t align = 512 * psize();
 	int opt;
 
-	fuzz_seed = 1;
-	while ((opt = getopt(argc, argv, "s:n:t:")) != -1) {
-		if (opt == 's')
-			fuzz_seed = strtoul(optarg, NULL, 0);
-		else if (opt == 'n')
-			fuzz_count = strtoul(optarg, NULL, 0);
-		else if (opt == 't')
-			fuzz_seconds = strtoul(optarg, NULL, 0);
-		else
-			ksft_exit_fail_msg("usage: [-s SEED] [-n COUNT] [-t SECONDS]\n");
-	}
-	ksft_print_msg("seed %u\n", fuzz_seed);
-	/* Also for what main() does */
-	fuzz_state = fuzz_seed + 1ULL;
-	fuzz_end = now_ns() + fuzz_seconds * 1000000000ULL;
-
-	arena_pages = pages;
-	arena = mmap(NULL, pages * psize() + align, PROT_NONE,
+	ksft_print_header();
+	ksft_set_plan(1);
+	if (geteuid() || (access(device, F_OK) && system(modprobe)))
+		ksft_exit_skip("not root, or no %s\n", device);
+	while ((opt = getopt(argc, argv, "s:n:t:")) != -1)
+		*(opt == 's' ? &fuzz_seed : opt == 'n' ? &fuzz_count : &fuzz_seconds) =
+			optarg ? strtoul(optarg, NULL, 0) : 1;
+	ksft_print_msg("seed %lu\n", fuzz_seed);
+	fuzz_state = fuzz_seed + 1ULL;	/* also for what main() does */
+	arena = mmap(NULL, ARENA_PAGES * psize() + align, PROT_NONE,
 		     MAP_ANON | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
 	if (arena == MAP_FAILED || sigaction(SIGBUS, &action, NULL) ||
 	    sigaction(SIGSEGV, &action, NULL))
@@ -242,26 +186,27 @@ static inline void fuzz_init(int argc, char **argv, unsigned long pages)
 	arena = (char *)(((uintptr_t)arena + align - 1) & ~(align - 1));
 }
 
-/* Whether all of the processes have come to their end */
-static inline bool fuzz_run(void (*op)(void))
+/* Have all processes come to their end?  Each calls @start first. */
+static inline bool fuzz_run(void (*start)(void))
 {
-	pid_t pids[FUZZ_PROCESSES];
-	bool ok = true;
-	int i, status = 0;
+	const time_t end = time(NULL) + fuzz_seconds;
+	int status, failed = 0;
 
-	for (i = 0; i < FUZZ_PROCESSES; i++) {
-		pids[i] = fork();
-		if (!pids[i])
-			fuzz_process(i, op);
+	for (int i = 0; i < FUZZ_PROCESSES; i++) {
+		if (fork())
+			continue;
+		fuzz_state = (fuzz_seed + 1ULL) * 0x9e3779b97f4a7c15ULL + i;
+		if (start)
+			start();
+		for (unsigned long n = 0; n < fuzz_count && time(NULL) < end; n++)
+			fuzz_once();
+		if (fuzz_child > 0)
+			waitpid(fuzz_child, NULL, 0);
+		_exit(0);
 	}
-	for (i = 0; i < FUZZ_PROCESSES; i++) {
-		if (pids[i] < 0 || waitpid(pids[i], &status, 0) != pids[i] ||
-		    status) {
-			ksft_print_msg("process %d: status %#x\n", i, status);
-			ok = false;
-		}
-	}
-	return ok;
+	for (int i = 0; i < FUZZ_PROCESSES; i++)
+		failed += wait(&status) < 0 || status;
+	return !failed;
 }
 
 #endif /* FUZZ_UTIL_H */

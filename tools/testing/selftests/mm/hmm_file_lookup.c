@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Pages of files in device private memory: places that look for pages of a file
- * without wanting their data, and have to know of those on a device. The device
- * is that of lib/test_hmm.c; mounting wants root.
+ * without wanting their data, and have to know of those on a device.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -11,62 +10,54 @@
 #include <linux/userfaultfd.h>
 
 #include "kselftest_harness.h"
-#include "hmm_file.h"
+#include "hmm_file_util.h"
 
-FIXTURE(lookup)
-{
-	struct hmm_file file;
-};
+static const char * const disks[] = { "ext4", "xfs", "btrfs" };
 
-FIXTURE_SETUP(lookup)
-{
-	const char *reason = hmm_file_begin(&self->file);
+FIXTURE(lookup) { };
+FIXTURE_SETUP(lookup) { }
+FIXTURE_TEARDOWN(lookup) { EXPECT_TRUE(end_file()); }
 
-	if (reason)
-		SKIP(return, "%s", reason);
-}
-
-FIXTURE_TEARDOWN(lookup)
-{
-	hmm_file_end(&self->file);
-}
+/* A file of that file system, on the disk, and a mapping of it */
+#define BEGIN(name, prot)						\
+({									\
+	const char *reason = new_file(name);				\
+	char *p_;							\
+									\
+	if (reason)							\
+		SKIP(return, "%s: %s", name, reason);			\
+	ASSERT_TRUE(write_pages(0, PAGES, 1));				\
+	ASSERT_EQ(0, fsync(fd));					\
+	p_ = map(0, PAGES, prot, MAP_SHARED);				\
+	ASSERT_NE(NULL, p_);						\
+	p_;								\
+})
 
 /* O_DIRECT reads that may not wait do not read what the device has newer. */
 TEST_F_TIMEOUT(lookup, nowait_direct, TIMEOUT)
 {
-	struct hmm_file *file = &self->file;
-	struct iovec iov = { file->buf, SIZE };
 	unsigned int shown = 0;
-	const char *reason;
 
-	for (unsigned int i = 0; i < ARRAY_SIZE(filesystems); i++) {
-		int fd, ret, tries;
-		char *p;
+	for (unsigned int i = 0; i < ARRAY_SIZE(disks); i++) {
+		char *p = BEGIN(disks[i], PROT_READ | PROT_WRITE);
+		int direct = open(path, O_RDONLY | O_DIRECT), tries, ret = -1;
+		struct iovec iov = { buf, SIZE };
 
-		reason = new_fs(file, &filesystems[i]);
-		if (reason)
-			SKIP(return, "%s: %s", filesystems[i].name, reason);
-		ASSERT_TRUE(write_pages(file, 0, PAGES, 1));
-		ASSERT_EQ(0, fsync(file->fd));
-		fd = open(DIR "/file", O_RDONLY | O_DIRECT);
-		ASSERT_GE(fd, 0);
 		/* Does it read what nobody has? Not each file system does. */
-		for (ret = -1, tries = 100; ret < 0 && tries; tries--)
-			ret = preadv2(fd, &iov, 1, 0, RWF_NOWAIT);
+		for (tries = 100; ret < 0 && tries; tries--)
+			ret = preadv2(direct, &iov, 1, 0, RWF_NOWAIT);
 		shown += ret == SIZE;
 
-		p = map(file, 0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
-		ASSERT_NE(NULL, p);
-		to_device(file, p, PAGES, 1);
-		ASSERT_TRUE(device_writes(file, p, PAGES, 2));
+		ASSERT_TRUE(migrate(p, PAGES, true));
+		ASSERT_TRUE(device_writes(p, 0, PAGES, 2));
 		for (tries = 100; tries; tries--) {
-			ASSERT_EQ(-1, preadv2(fd, &iov, 1, 0, RWF_NOWAIT));
+			ASSERT_EQ(-1, preadv2(direct, &iov, 1, 0, RWF_NOWAIT));
 			ASSERT_EQ(EAGAIN, errno);
 		}
-		ASSERT_EQ(SIZE, preadv2(fd, &iov, 1, 0, 0));
-		ASSERT_TRUE(all_are(file->buf, SIZE, 2));
+		ASSERT_EQ(SIZE, preadv2(direct, &iov, 1, 0, 0));
+		ASSERT_TRUE(right(buf, 0, PAGES, 2));
 		munmap(p, SIZE);
-		close(fd);
+		close(direct);
 	}
 	ASSERT_GT(shown, 0);
 }
@@ -74,63 +65,39 @@ TEST_F_TIMEOUT(lookup, nowait_direct, TIMEOUT)
 /* After an O_DIRECT write, the device does not read what it had, clean. */
 TEST_F_TIMEOUT(lookup, direct_write, TIMEOUT)
 {
-	struct hmm_file *file = &self->file;
-	const char *reason;
+	for (unsigned int i = 0; i < ARRAY_SIZE(disks); i++) {
+		char *p = BEGIN(disks[i], PROT_READ);
+		int direct = open(path, O_WRONLY | O_DIRECT);
 
-	for (unsigned int i = 0; i < ARRAY_SIZE(filesystems); i++) {
-		char *p;
-		int fd;
-
-		reason = new_fs(file, &filesystems[i]);
-		if (reason)
-			SKIP(return, "%s: %s", filesystems[i].name, reason);
-		ASSERT_TRUE(write_pages(file, 0, PAGES, 1));
-		ASSERT_EQ(0, fsync(file->fd));
-		p = map(file, 0, PAGES, PROT_READ, MAP_SHARED);
-		ASSERT_NE(NULL, p);
-		to_device(file, p, PAGES, 0);
-		fd = open(DIR "/file", O_WRONLY | O_DIRECT);
-		ASSERT_GE(fd, 0);
-		memset(file->buf, 3, SIZE / 2);
-		ASSERT_EQ(SIZE / 2, pwrite(fd, file->buf, SIZE / 2, 0));
-		ASSERT_EQ(0, command(file->dev, HMM_DMIRROR_READ, p, file->buf,
-				     PAGES));
-		ASSERT_TRUE(all_are(file->buf, SIZE / 2, 3));
-		ASSERT_TRUE(all_are(file->buf + SIZE / 2, SIZE / 2, 1));
+		ASSERT_TRUE(migrate(p, PAGES, false));
+		fill(buf, 0, PAGES / 2, 3);
+		ASSERT_EQ(SIZE / 2, pwrite(direct, buf, SIZE / 2, 0));
+		ASSERT_EQ(0, command(HMM_DMIRROR_READ, p, mirror, PAGES));
+		ASSERT_TRUE(right(mirror, 0, PAGES / 2, 3));
+		ASSERT_TRUE(right(mirror + SIZE / 2, PAGES / 2, PAGES / 2, 1));
 		munmap(p, SIZE);
-		close(fd);
+		close(direct);
 	}
 }
 
 /* With data=journal, also those stay whose buffers the journal has done with. */
 TEST_F_TIMEOUT(lookup, data_journal, TIMEOUT)
 {
-	struct hmm_file *file = &self->file;
-	static const char * const options[] = { "data=ordered", "data=journal" };
+	static const char * const names[] = { "ext4_ordered", "ext4_journal" };
 
-	for (int journal = 0; journal < 2; journal++) {
-		struct fs fs = { ext4->name, ext4->mkfs, options[journal] };
-		const char *reason = new_fs(file, &fs);
-		char *p;
+	for (unsigned int journal = 0; journal < 2; journal++) {
+		char *p = BEGIN(names[journal], PROT_READ);
 
-		if (reason)
-			SKIP(return, "ext4 with %s: %s", fs.options, reason);
-		ASSERT_TRUE(write_pages(file, 0, PAGES, 1));
-		close(file->fd);
-		ASSERT_EQ(0, umount(DIR));
-		ASSERT_EQ(0, mount_image(TOP "/image", DIR, fs.name, fs.options));
-		ASSERT_TRUE(new_file(file));
-		p = map(file, 0, PAGES, PROT_READ, MAP_SHARED);
+		munmap(p, SIZE);
+		close(fd);
+		ASSERT_TRUE(remount());
+		fd = open(path, O_RDWR);
+		p = map(0, PAGES, PROT_READ, MAP_SHARED);
 		ASSERT_NE(NULL, p);
-		if (!journal)
-			to_device(file, p, PAGES, 0);
-		for (int i = 0; journal && i < 100; i++) {
-			ASSERT_TRUE(all_are(p, SIZE, 1));
-			command(file->dev, HMM_DMIRROR_MIGRATE_TO_DEV, p,
-				file->buf, PAGES);
-		}
-		ASSERT_EQ(journal ? 0 : PAGES, resident(file));
-		ASSERT_TRUE(all_are(p, SIZE, 1));
+		for (int i = 0; journal && i < 20; i++)
+			ASSERT_TRUE(stay(p, PAGES));
+		ASSERT_TRUE(journal || migrate(p, PAGES, false));
+		ASSERT_TRUE(right(p, 0, PAGES, 1));
 		munmap(p, SIZE);
 	}
 }
@@ -138,29 +105,26 @@ TEST_F_TIMEOUT(lookup, data_journal, TIMEOUT)
 /* What a device wrote beyond the end of the file is zeroes when it grows. */
 TEST_F_TIMEOUT(lookup, xfs_zero_range, TIMEOUT)
 {
-	struct hmm_file *file = &self->file;
-	const char *reason = new_fs(file, xfs);
-	const size_t old = 5 * psize() + 100;
-	char *p;
+	const size_t old = 5 * psize() + 104;
+	char *p = BEGIN("xfs", PROT_READ | PROT_WRITE);
 
-	if (reason)
-		SKIP(return, "xfs: %s", reason);
 	/* Unwritten extents: only what is in the page cache is to be zeroed. */
-	ASSERT_EQ(0, fallocate(file->fd, 0, 0, SIZE));
-	ASSERT_EQ(0, ftruncate(file->fd, old));
-	p = map(file, 0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_NE(NULL, p);
-	to_device(file, p + 5 * psize(), 1, 1);
-	ASSERT_TRUE(device_writes(file, p + 5 * psize(), 1, 2));
-	ASSERT_EQ(0, ftruncate(file->fd, SIZE));
-	ASSERT_EQ(SIZE, pread(file->fd, file->buf, SIZE, 0));
-	ASSERT_TRUE(all_are(file->buf + 5 * psize(), 100, 2));
-	ASSERT_TRUE(all_are(file->buf + old, SIZE - old, 0));
+	ASSERT_EQ(0, ftruncate(fd, 0));
+	ASSERT_EQ(0, fallocate(fd, 0, 0, SIZE));
+	ASSERT_EQ(0, ftruncate(fd, old));
+	ASSERT_TRUE(migrate(p + 5 * psize(), 1, true));
+	ASSERT_TRUE(device_writes(p + 5 * psize(), 5, 1, 2));
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	ASSERT_EQ(SIZE, pread(fd, buf, SIZE, 0));
+	fill(mirror, 0, PAGES, 0);
+	fill(mirror + 5 * psize(), 5, 1, 2);
+	ASSERT_EQ(0, memcmp(buf, mirror, old));
+	fill(mirror, 0, PAGES, 0);
+	ASSERT_EQ(0, memcmp(buf + old, mirror + old, SIZE - old));
 }
 
 struct server {
-	struct hmm_file *file;
-	char *buf, *page;
+	char *from, *page;
 	int uffd;
 };
 
@@ -168,16 +132,13 @@ struct server {
 static void *serve(void *arg)
 {
 	struct server *s = arg;
-	struct uffdio_poison poison = {
-		.range = { (uintptr_t)s->buf, SIZE },
-	};
+	struct uffdio_poison poison = { .range = { (uintptr_t)s->from, SIZE } };
 	struct uffd_msg msg;
 	bool ok;
 
-	ok = read(s->uffd, &msg, sizeof(msg)) == sizeof(msg);
-	to_device(s->file, s->page, 1, 1);
-	ok &= device_writes(s->file, s->page, 1, 2);
-	set_flags(s->file->dev, HMM_DMIRROR_FLAG_FAIL_COPY);
+	ok = read(s->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+	     migrate(s->page, 1, true) && device_writes(s->page, 8, 1, 2);
+	set_flags(HMM_DMIRROR_FLAG_FAIL_COPY);
 	ok &= !ioctl(s->uffd, UFFDIO_POISON, &poison);
 	return ok ? s : NULL;
 }
@@ -185,49 +146,37 @@ static void *serve(void *arg)
 /* A short write gives back the blocks that it has reserved, but not under it. */
 TEST_F_TIMEOUT(lookup, xfs_short_write, TIMEOUT)
 {
-	struct hmm_file *file = &self->file;
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_POISON,
-	};
+	struct uffdio_api api = { UFFD_API, UFFD_FEATURE_POISON };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	const char *reason = new_fs(file, xfs);
-	struct server s = { .file = file };
+	char *p = BEGIN("xfs", PROT_READ | PROT_WRITE);
+	struct server s = { .page = p + 8 * psize() };
 	pthread_t thread;
+	int direct;
 	void *ok;
-	char *p;
-	int fd;
 
-	if (reason)
-		SKIP(return, "xfs: %s", reason);
 	s.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
 	if (s.uffd < 0 || ioctl(s.uffd, UFFDIO_API, &api))
 		SKIP(return, "no userfaultfd with UFFDIO_POISON");
-	s.buf = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, s.buf);
-	reg.range.start = (uintptr_t)s.buf;
+	s.from = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	reg.range.start = (uintptr_t)s.from;
 	reg.range.len = SIZE;
 	ASSERT_EQ(0, ioctl(s.uffd, UFFDIO_REGISTER, &reg));
 
-	ASSERT_EQ(0, ftruncate(file->fd, SIZE));
-	p = map(file, 0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_NE(NULL, p);
-	s.page = p + 8 * psize();
+	/* No blocks yet */
+	ASSERT_EQ(0, ftruncate(fd, 0));
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, serve, &s));
-	EXPECT_EQ(-1, pwrite(file->fd, s.buf, SIZE, 0));
+	EXPECT_EQ(-1, pwrite(fd, s.from, SIZE, 0));
 	EXPECT_EQ(EFAULT, errno);
-	set_flags(file->dev, 0);
+	set_flags(0);
 	ASSERT_EQ(0, pthread_join(thread, &ok));
 	ASSERT_NE(NULL, ok);
 
-	ASSERT_EQ(0, fsync(file->fd));
-	fd = open(DIR "/file", O_RDONLY | O_DIRECT);
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(psize(), pread(fd, file->buf, psize(), 8 * psize()));
-	ASSERT_TRUE(all_are(file->buf, psize(), 2));
-	close(fd);
-	ASSERT_EQ(0, ftruncate(file->fd, 0));
+	ASSERT_EQ(0, fsync(fd));
+	direct = open(path, O_RDONLY | O_DIRECT);
+	ASSERT_EQ(psize(), pread(direct, buf, psize(), 8 * psize()));
+	ASSERT_TRUE(right(buf, 8, 1, 2));
 }
 
-TEST_HARNESS_MAIN
+HMM_FILE_MAIN

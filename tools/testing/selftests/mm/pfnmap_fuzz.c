@@ -7,49 +7,42 @@
 #include "mm/pfnmap_test.h"
 
 #define DEVICE		"/dev/pfnmap_test"
-#define NR_FILES	6
 #define OBJECT_PAGES	1024
 
 /* Some of them are everybody's, until they are opened again. */
-static int files[NR_FILES];
+static int files[6];
 
-static void do_map(int fd)
+static void do_map(void)
 {
-	static const int prots[] = {
-		PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE,
-		PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE,
-	};
-	static const int flags[] = {
-		MAP_SHARED, MAP_SHARED, MAP_PRIVATE, MAP_SHARED | MAP_POPULATE,
-	};
+	static const int prots[] = { RW, RW, RW, PROT_READ, PROT_NONE };
+	static const int flags[] = { MAP_SHARED, MAP_PRIVATE, MAP_SHARED | MAP_POPULATE };
 	/* Not all objects are that large. */
 	unsigned long max = 1 << below(11);
 	char *addr = max < 512 ? page() : pmd();
 
-	mmap(addr, length(addr, max), pick(prots), pick(flags) | MAP_FIXED, fd,
+	mmap(addr, length(addr, max), pick(prots), pick(flags) | MAP_FIXED, pick(files),
 	     one_in(2) ? 0 : number(64) * psize());
 }
 
-static void do_create(int fd)
+static void do_create(void)
 {
 	static const unsigned int flags[] = {
-		0, 0, PFNMAP_TEST_SCATTER, PFNMAP_TEST_ALTERNATE,
-		PFNMAP_TEST_MIXEDMAP, PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_NO_IO,
+		0, PFNMAP_TEST_SCATTER, PFNMAP_TEST_ALTERNATE, PFNMAP_TEST_MIXEDMAP,
+		PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_NO_IO,
 		PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_ALTERNATE,
 		PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_NOTIFY,
-		PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_NOTIFY | PFNMAP_TEST_NO_IO,
 		PFNMAP_TEST_MIXEDMAP | PFNMAP_TEST_COMPOUND,
 	};
 	struct pfnmap_test_create create = {
-		.nr_pages = one_in(4) ? number_of_pages(64) : OBJECT_PAGES,
+		.nr_pages = one_in(4) ? number_of_pages() : OBJECT_PAGES,
 		.place = number(2),
 		.flags = one_in(16) ? rnd() : pick(flags),
 	};
 
-	ioctl(fd, PFNMAP_TEST_CREATE, &create);
+	ioctl(pick(files), PFNMAP_TEST_CREATE, &create);
 }
 
-static void do_driver_ioctl(int fd)
+static void do_ioctl(void)
 {
 	struct pfnmap_test_method_arg method = {
 		.method = number(PFNMAP_TEST_NR_METHODS),
@@ -61,73 +54,39 @@ static void do_driver_ioctl(int fd)
 		.nr = number(OBJECT_PAGES),
 		.place = number(2),
 	};
-	struct pfnmap_test_inspect inspect = {
+	struct pfnmap_test_inspect inspect = { .addr = (uintptr_t)page() };
+	struct pfnmap_test_resolve resolve = {
 		.addr = one_in(16) ? number(1ULL << 47) : (uintptr_t)page(),
+		.write = number(2),
 	};
-	struct pfnmap_test_page_state state = { .index = number(OBJECT_PAGES) };
-	struct pfnmap_test_stats stats;
-
-	switch (below(16)) {
-	case 0:
-	case 1:
-		do_create(fd);
-		break;
-	case 2 ... 6:
-		ioctl(fd, PFNMAP_TEST_SET_METHOD, &method);
-		break;
-	case 7 ... 10:
-		ioctl(fd, PFNMAP_TEST_MIGRATE, &migrate);
-		break;
-	case 11:
-		ioctl(fd, PFNMAP_TEST_INSPECT, &inspect);
-		break;
-	case 12:
-		ioctl(fd, PFNMAP_TEST_PAGE_STATE, &state);
-		break;
-	case 13:
-		ioctl(fd, PFNMAP_TEST_GET_STATS, &stats);
-		break;
-	case 14:
-		ioctl(fd, PFNMAP_TEST_RESET_STATS);
-		break;
-	case 15:
+	const struct {
+		unsigned long request;
+		void *arg;
+	} ioctls[] = {
+		{ PFNMAP_TEST_SET_METHOD, &method }, { PFNMAP_TEST_SET_METHOD, &method },
+		{ PFNMAP_TEST_SET_METHOD, &method }, { PFNMAP_TEST_MIGRATE, &migrate },
+		{ PFNMAP_TEST_MIGRATE, &migrate }, { PFNMAP_TEST_RESOLVE, &resolve },
+		{ PFNMAP_TEST_INSPECT, &inspect }, { PFNMAP_TEST_WRPROTECT },
 		/* No misuse: nothing that starts with a method */
-		ioctl(fd, PFNMAP_TEST_MIGRATE, one_in(2) ? NULL : page());
-		ioctl(fd, PFNMAP_TEST_INSPECT, page());
-		break;
-	}
+		{ PFNMAP_TEST_MIGRATE, one_in(2) ? NULL : page() }, { PFNMAP_TEST_RESOLVE, page() },
+	};
+	const unsigned int i = below(ARRAY_SIZE(ioctls));
+
+	ioctl(pick(files), ioctls[i].request, ioctls[i].arg);
 }
 
-static void op(void)
+static void do_open(void)
 {
 	int *file = &pick(files);
 
-	switch (below(32)) {
-	case 0:
-		if (one_in(4)) {
-			close(*file);
-			*file = open(DEVICE, one_in(8) ? O_RDONLY : O_RDWR);
-			do_create(*file);
-		}
-		break;
-	case 1 ... 4:
-		do_map(*file);
-		break;
-	case 5 ... 10:
-		do_driver_ioctl(*file);
-		break;
-	case 11 ... 14:
-		fuzz_mm(256);
-		break;
-	case 15:
-		if (one_in(4))
-			fuzz_fork(op, 50);
-		break;
-	default:
-		fuzz_access();
-		break;
-	}
+	close(*file);
+	*file = open(DEVICE, one_in(8) ? O_RDONLY : O_RDWR);
 }
+
+static const struct fuzz_op fuzz_ops[] = {
+	{ 2, do_open }, { 2, fuzz_fork }, { 8, do_create }, { 32, do_map }, { 42, do_ioctl },
+	{ 32, fuzz_mm }, { 138, fuzz_access },
+};
 
 static bool works(const struct pfnmap_test_stats *start)
 {
@@ -137,40 +96,28 @@ static bool works(const struct pfnmap_test_stats *start)
 	int fd = open(DEVICE, O_RDWR);
 
 	if (fd < 0 || ioctl(fd, PFNMAP_TEST_GET_STATS, &end) ||
-	    end.ram_pages != start->ram_pages ||
-	    end.vram_free != start->vram_free ||
+	    end.ram_pages != start->ram_pages || end.vram_free != start->vram_free ||
 	    ioctl(fd, PFNMAP_TEST_CREATE, &create))
 		return false;
 	header = mmap(NULL, psize(), PROT_READ, MAP_SHARED, fd, 5 * psize());
-	return header != MAP_FAILED && header->magic == PFNMAP_TEST_MAGIC &&
-	       header->index == 5;
+	return header != MAP_FAILED && header->magic == PFNMAP_TEST_MAGIC && header->index == 5;
 }
 
 int main(int argc, char **argv)
 {
-	struct pfnmap_test_stats start;
+	struct pfnmap_test_stats stats;
 	bool ok;
-	int i;
 
-	ksft_print_header();
-	ksft_set_plan(1);
-	if (geteuid())
-		ksft_exit_skip("not root\n");
-	if (access(DEVICE, F_OK) && system("modprobe pfnmap_test 2>/dev/null"))
-		ksft_exit_skip("no %s, no module pfnmap_test\n", DEVICE);
-	fuzz_init(argc, argv, 4096);
-
-	for (i = 0; i < NR_FILES; i++) {
+	fuzz_init(argc, argv, DEVICE, "modprobe pfnmap_test 2>/dev/null");
+	for (unsigned int i = 0; i < ARRAY_SIZE(files); i++) {
 		files[i] = open(DEVICE, O_RDWR);
-		if (files[i] < 0)
+		if (files[i] < 0 || (!i && ioctl(files[0], PFNMAP_TEST_GET_STATS, &stats)))
 			ksft_exit_fail_perror(DEVICE);
-		if (!i && ioctl(files[0], PFNMAP_TEST_GET_STATS, &start))
-			ksft_exit_fail_perror("PFNMAP_TEST_GET_STATS");
-		do_create(files[i]);
+		do_create();
 	}
-	ok = fuzz_run(op);
-	for (i = 0; i < NR_FILES; i++)
+	ok = fuzz_run(NULL);
+	for (unsigned int i = 0; i < ARRAY_SIZE(files); i++)
 		close(files[i]);
-	ksft_test_result(works(&start) && ok, "pfnmap_test\n");
+	ksft_test_result(works(&stats) && ok, "pfnmap_test\n");
 	ksft_finished();
 }

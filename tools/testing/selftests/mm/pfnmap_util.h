@@ -6,17 +6,10 @@
 #ifndef PFNMAP_UTIL_H
 #define PFNMAP_UTIL_H
 
-#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 #include <sys/ioctl.h>
 
 #include "mm/pfnmap_test.h"
@@ -54,7 +47,7 @@ static inline void store(char *addr, uint64_t val)
 }
 
 /*
- * Accesses that may be answered by a signal. Any other access that gets a
+ * Accesses that may be answered by a signal.  Any other access that gets a
  * SIGBUS or SIGSEGV terminates the test.
  */
 static __thread sigjmp_buf access_env;
@@ -64,11 +57,9 @@ static __thread volatile sig_atomic_t access_expected;
 
 static inline void signal_handler(int sig)
 {
-	if (!access_expected) {
-		signal(sig, SIG_DFL);
-		return;
-	}
-	siglongjmp(access_env, sig);
+	if (access_expected)
+		siglongjmp(access_env, sig);
+	signal(sig, SIG_DFL);
 }
 
 static inline int install_handler(void)
@@ -79,46 +70,35 @@ static inline int install_handler(void)
 		.sa_flags = SA_NODEFER,
 	};
 
-	if (sigaction(SIGBUS, &action, NULL))
-		return -1;
-	return sigaction(SIGSEGV, &action, NULL);
+	return sigaction(SIGBUS, &action, NULL) ?:
+	       sigaction(SIGSEGV, &action, NULL);
 }
 
-/* Return the signal that the access gets, or 0. */
-static inline int touch(const char *addr)
+/* Return the signal that the access gets, or 0; what is read is access_val. */
+static inline int try_access(char *addr, bool write)
 {
-	int sig;
+	int sig = sigsetjmp(access_env, 0);
 
-	sig = sigsetjmp(access_env, 0);
 	if (!sig) {
 		access_expected = 1;
-		access_val = load(addr);
+		if (write)
+			store(addr, access_val);
+		else
+			access_val = load(addr);
 	}
 	access_expected = 0;
 	return sig;
 }
 
-static inline int try_load(const char *addr, uint64_t *val)
+static inline int touch(const char *addr)
 {
-	int sig = touch(addr);
-
-	if (!sig)
-		*val = access_val;
-	return sig;
+	return try_access((char *)addr, false);
 }
 
 static inline int try_store(char *addr, uint64_t val)
 {
-	int sig;
-
 	access_val = val;
-	sig = sigsetjmp(access_env, 0);
-	if (!sig) {
-		access_expected = 1;
-		store(addr, access_val);
-	}
-	access_expected = 0;
-	return sig;
+	return try_access(addr, true);
 }
 
 static inline uint64_t now_ns(void)
@@ -132,11 +112,7 @@ static inline uint64_t now_ns(void)
 static inline int do_create(int fd, uint64_t nr, unsigned int place,
 			    unsigned int flags)
 {
-	struct pfnmap_test_create arg = {
-		.nr_pages = nr,
-		.place = place,
-		.flags = flags,
-	};
+	struct pfnmap_test_create arg = { nr, place, flags };
 
 	return ioctl(fd, PFNMAP_TEST_CREATE, &arg);
 }
@@ -144,11 +120,7 @@ static inline int do_create(int fd, uint64_t nr, unsigned int place,
 static inline int do_migrate(int fd, uint64_t first, uint64_t nr,
 			     unsigned int place)
 {
-	struct pfnmap_test_migrate arg = {
-		.first = first,
-		.nr = nr,
-		.place = place,
-	};
+	struct pfnmap_test_migrate arg = { first, nr, place };
 
 	return ioctl(fd, PFNMAP_TEST_MIGRATE, &arg);
 }
@@ -164,25 +136,18 @@ static inline void migrate(struct __test_metadata *_metadata, int fd,
 	ASSERT_EQ(ret, 0);
 }
 
-/*
- * Pages that one page table maps: 512 on most architectures. Without the driver,
- * who opens the device complains.
- */
+/* Pages that one page table maps: 512 on most architectures */
 static inline unsigned long table_pages(void)
 {
-	struct pfnmap_test_stats stats;
-	static unsigned long nr;
+	static struct pfnmap_test_stats stats;
 	int fd;
 
-	if (nr)
-		return nr;
-	fd = open(DEVICE, O_RDWR);
-	if (fd < 0)
-		return 0;
-	if (!ioctl(fd, PFNMAP_TEST_GET_STATS, &stats))
-		nr = stats.ptrs_per_pte;
-	close(fd);
-	return nr;
+	if (!stats.ptrs_per_pte) {
+		fd = open(DEVICE, O_RDWR);
+		ioctl(fd, PFNMAP_TEST_GET_STATS, &stats);
+		close(fd);
+	}
+	return stats.ptrs_per_pte;
 }
 
 /* What mappings are laid out by: one page table, or several if they are small. */
@@ -196,18 +161,6 @@ static inline size_t span_size(void)
 	return span_pages() * psize();
 }
 
-/*
- * Of a table of more entries (8,192 with pages of 64 KiB), no test fills more: its
- * mapping is laid across the end of the table.
- */
-#define PART_PAGES	512UL
-
-/* A window of pages that is not clamped, and is part of two tables at least */
-static inline unsigned long wide_window(void)
-{
-	return 2 * span_pages();
-}
-
 static inline bool header_ok(const char *page, uint64_t index,
 			     uint64_t generation)
 {
@@ -218,129 +171,77 @@ static inline bool header_ok(const char *page, uint64_t index,
 	       FORCE_READ(header->generation) == generation;
 }
 
-/* The value of a field of /proc/self/status in kB. */
-static inline long status_kb(const char *field)
+/*
+ * The sum of a field of a file in /proc/self, in kB, or -1.  Of smaps, the VMAs
+ * that start in the range count.
+ */
+static inline long proc_kb(const char *path, const char *field,
+			   unsigned long first, unsigned long end)
 {
-	char line[256];
-	long val = -1;
-	FILE *file;
-
-	file = fopen("/proc/self/status", "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (!strncmp(line, field, strlen(field)))
-			val = strtol(line + strlen(field), NULL, 10);
-	}
-	fclose(file);
-	return val;
-}
-
-/* The sum of a field of smaps over all VMAs that start in the range, in kB */
-static inline long smaps_sum(const char *addr, unsigned long nr,
-			     const char *field)
-{
-	const unsigned long first = (uintptr_t)addr;
-	unsigned long start, end;
-	bool ours = false;
+	FILE *file = fopen(path, "r");
+	unsigned long start, stop;
+	bool ours = !end;
 	char line[1024];
 	long sum = -1;
-	FILE *file;
 
-	file = fopen("/proc/self/smaps", "r");
-	if (!file)
-		return -1;
-	while (fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			ours = start >= first && start < first + nr * psize();
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &stop) == 2)
+			ours = start >= first && start < end;
 		else if (ours && !strncmp(line, field, strlen(field)))
 			sum = (sum < 0 ? 0 : sum) +
 			      strtol(line + strlen(field), NULL, 10);
 	}
-	fclose(file);
+	if (file)
+		fclose(file);
 	return sum;
 }
 
-/* An unlinked file in the working directory, with a page of 0x5a. */
-static inline int temp_file(int flags)
+static inline long status_kb(const char *field)
 {
-	char name[] = "pfnmap.XXXXXX";
-	void *buf = NULL;
-	int fd;
+	return proc_kb("/proc/self/status", field, 0, 0);
+}
 
-	fd = mkostemp(name, flags);
-	if (fd < 0)
-		return -errno;
-	unlink(name);
-	if (posix_memalign(&buf, psize(), psize()))
-		goto fail;
-	memset(buf, 0x5a, psize());
-	if (pwrite(fd, buf, psize(), 0) != psize())
-		goto fail;
-	free(buf);
-	return fd;
-fail:
-	free(buf);
-	close(fd);
-	return -EIO;
+static inline long smaps_sum(const char *addr, unsigned long nr,
+			     const char *field)
+{
+	return proc_kb("/proc/self/smaps", field, (uintptr_t)addr,
+		       (uintptr_t)addr + nr * psize());
 }
 
 /* Only fail-nth makes allocations fail, those of page tables included. */
-static const struct {
-	const char *name;
+static struct {
+	const char *path;
 	const char *value;
+	char saved[32];
 } fail_settings[] = {
-	{ "probability", "0" },
-	{ "verbose", "0" },
-	{ "min-order", "0" },
-	{ "ignore-gfp-wait", "N" },
-	{ "ignore-gfp-highmem", "N" },
-	{ "task-filter", "N" },
-	{ "times", "-1" },
+	{ FAIL_PAGE_ALLOC "probability", "0" },
+	{ FAIL_PAGE_ALLOC "verbose", "0" },
+	{ FAIL_PAGE_ALLOC "min-order", "0" },
+	{ FAIL_PAGE_ALLOC "ignore-gfp-wait", "N" },
+	{ FAIL_PAGE_ALLOC "ignore-gfp-highmem", "N" },
+	{ FAIL_PAGE_ALLOC "task-filter", "N" },
+	{ FAIL_PAGE_ALLOC "times", "-1" },
 };
-
-static char fail_saved[ARRAY_SIZE(fail_settings)][32];
-
-static inline int fail_setting(const char *name, int flags)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), FAIL_PAGE_ALLOC "%s", name);
-	return open(path, flags);
-}
 
 static inline void restore_fail_settings(void)
 {
-	unsigned int i;
-	int fd;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		if (!fail_saved[i][0])
-			continue;
-		fd = fail_setting(fail_settings[i].name, O_WRONLY);
-		if (fd < 0)
-			continue;
-		if (write(fd, fail_saved[i], strlen(fail_saved[i])) < 0)
-			ksft_print_msg("%s not restored\n",
-				       fail_settings[i].name);
-		close(fd);
+	for (unsigned int i = 0; i < ARRAY_SIZE(fail_settings); i++) {
+		if (fail_settings[i].saved[0])
+			write_file(fail_settings[i].path, fail_settings[i].saved,
+				   strlen(fail_settings[i].saved) + 1);
 	}
 }
 
 static inline void change_fail_settings(struct __test_metadata *_metadata)
 {
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(fail_settings); i++) {
-		const char *value = fail_settings[i].value;
-		int fd = fail_setting(fail_settings[i].name, O_RDWR);
-
-		if (fd < 0)
+	for (unsigned int i = 0; i < ARRAY_SIZE(fail_settings); i++) {
+		if (access(fail_settings[i].path, W_OK))
 			SKIP_TEST("%s: %s; is CONFIG_FAIL_PAGE_ALLOC set, debugfs mounted?",
-				  fail_settings[i].name, strerror(errno));
-		ASSERT_GT(read(fd, fail_saved[i], sizeof(fail_saved[i]) - 1), 0);
-		ASSERT_EQ(write(fd, value, strlen(value)), strlen(value));
-		close(fd);
+				  fail_settings[i].path, strerror(errno));
+		ASSERT_GT(read_file(fail_settings[i].path, fail_settings[i].saved,
+				    sizeof(fail_settings[i].saved)), 0);
+		write_file(fail_settings[i].path, fail_settings[i].value,
+			   strlen(fail_settings[i].value) + 1);
 	}
 }
 
