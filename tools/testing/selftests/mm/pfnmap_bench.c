@@ -55,38 +55,7 @@ static const struct method {
 	{ "sparse", PFNMAP_TEST_SINGLE, .step = 2 },
 };
 
-static const char * const methods[PFNMAP_TEST_NR_METHODS] = {
-	[PFNMAP_TEST_SINGLE] = "single",
-	[PFNMAP_TEST_LOOP] = "loop",
-	[PFNMAP_TEST_BATCH] = "batch",
-	[PFNMAP_TEST_ITER] = "iter",
-	[PFNMAP_TEST_REMAP] = "remap",
-	[PFNMAP_TEST_MIXED] = "mixed",
-	[PFNMAP_TEST_MIXED_BATCH] = "mixedbatch",
-	[PFNMAP_TEST_MIXED_ITER] = "mixediter",
-};
-
-static const bool is_mixed[PFNMAP_TEST_NR_METHODS] = {
-	[PFNMAP_TEST_MIXED] = true,
-	[PFNMAP_TEST_MIXED_BATCH] = true,
-	[PFNMAP_TEST_MIXED_ITER] = true,
-};
-
-static const bool is_single[PFNMAP_TEST_NR_METHODS] = {
-	[PFNMAP_TEST_SINGLE] = true,
-	[PFNMAP_TEST_MIXED] = true,
-};
-
-static const char * const places[] = {
-	[PFNMAP_TEST_RAM] = "ram",
-	[PFNMAP_TEST_VRAM] = "vram",
-};
-
-static const unsigned long windows[] = { 1, 16, 64, MAX_WINDOW };
-
-static double samples[NR_METRICS][BENCH_MAX_REPS];
-static unsigned long page_size;
-static char *area;		/* addresses to map at, aligned by MAX_WINDOW pages */
+static char *area;
 
 static void map_pages(int fd, unsigned long first, unsigned long nr)
 {
@@ -158,8 +127,7 @@ static void run(const struct method *m, int fd, int place, unsigned long window,
 		bench_row(m->name, places[place], window, metrics[i], i);
 }
 
-static void run_remap(int fd, unsigned long pages, unsigned long window,
-		      unsigned long rep)
+static void run_place(const struct method *m, int place)
 {
 	static const unsigned long windows[] = { 1, 16, 64, BENCH_ALIGN };
 	struct pfnmap_test_create create = { bench_pages, place, m->flags };
@@ -168,34 +136,15 @@ static void run_remap(int fd, unsigned long pages, unsigned long window,
 
 	if (fd < 0)
 		err(BENCH_SKIP, "%s", DEVICE);
-
-	if (place == PFNMAP_TEST_VRAM) {
-		if (ioctl(fd, PFNMAP_TEST_GET_STATS, &stats))
-			err(EXIT_FAILURE, "PFNMAP_TEST_GET_STATS");
-		if (stats.vram_free < pages)
-			pages = stats.vram_free / MAX_WINDOW * MAX_WINDOW;
-		if (!pages) {
-			warnx("not enough vram");
-			close(fd);
-			return;
-		}
-		create.nr_pages = pages;
-	}
-
-	if (ioctl(fd, PFNMAP_TEST_CREATE, &create))
-		err(EXIT_FAILURE, "PFNMAP_TEST_CREATE");
-
-	if (!mixed)
-		run_sparse(fd, place, pages, reps);
-
-	for (method = 0; method < PFNMAP_TEST_NR_METHODS; method++) {
-		if (!methods[method] || is_mixed[method] != mixed)
-			continue;
-		for (w = 0; w < ARRAY_SIZE(windows); w++) {
-			if (is_single[method] && windows[w] > 1)
-				break;
-			run(fd, place, method, windows[w], pages, reps);
-		}
+	bench_need(!ioctl(fd, PFNMAP_TEST_GET_STATS, &stats), "PFNMAP_TEST_GET_STATS");
+	if (place == PFNMAP_TEST_VRAM && stats.vram_free < create.nr_pages)
+		create.nr_pages = stats.vram_free & -BENCH_ALIGN;
+	if (!create.nr_pages) {
+		warnx("not enough vram");
+	} else {
+		bench_need(!ioctl(fd, PFNMAP_TEST_CREATE, &create), "PFNMAP_TEST_CREATE");
+		for (unsigned int w = 0; w < (m->windows ? ARRAY_SIZE(windows) : 1); w++)
+			run(m, fd, place, windows[w], create.nr_pages);
 	}
 	close(fd);
 }
