@@ -38,7 +38,7 @@ static void dontneed(unsigned long first, unsigned long nr)
 /* A fault maps the window, but leaves alone what is there, copies as well. */
 TEST_F(mixed, faults)
 {
-	const unsigned long windows[] = { 1, 16, 512, wide_window() };
+	const unsigned long windows[] = { 1, 16, 512, 2 * span_pages() };
 	static const unsigned long index[] = { 0, 22, EDGE - 1, EDGE, NR - 1 };
 	unsigned int i;
 
@@ -548,7 +548,7 @@ TEST_F(mixed, fail_nth)
 		SKIP_TEST("fail-nth: %s; is CONFIG_FAULT_INJECTION set?", strerror(errno));
 	change_fail_settings(_metadata);
 	o.unclamped = true;
-	set_window(wide_window());
+	set_window(2 * span_pages());
 	/* No neighbour keeps a page table from being freed. */
 	ASSERT_EQ(munmap(o.area, 8 * span_size()), 0);
 	for (n = 1; !left; n++) {
