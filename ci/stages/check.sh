@@ -255,20 +255,26 @@ check_programs() {
 }
 parent_of() { if (($1 == 0)); then printf '%s' "$base"; else printf '%s' "${commits[$1 - 1]}"; fi; }
 
-# Lines of selftests and test drivers that the series adds, one of its patches, and one file has.
-max_tests=${MAX_TEST_LINES:-8500} max_patch=${MAX_PATCH_LINES:-1000} max_file=${MAX_FILE_LINES:-1200}
+# Lines of selftests and test drivers that the series adds, that one of its patches adds, and that one file has.
+# ci/expected/sizes: "total N", and what is longer than the others may be, "NAME N", a patch without its number or a file.
 check_sizes() {
-	local tests=(tools/testing/selftests mm/pfnmap_test\* lib/test_hmm\*) i out='' f n total
-	total=$(kgit diff --numstat --no-renames "$base" "$tip" -- "${tests[@]}" | awk '{ n += $1 } END { print n + 0 }')
-	log "selftests and test drivers: $total lines are added"
-	((total <= max_tests)) || out+="the series adds $total lines of tests, more than $max_tests"$'\n'
+	local tests=(tools/testing/selftests mm/pfnmap_test\* lib/test_hmm\*) i out='' f n
+	added() { kgit diff --numstat --no-renames "$1" "$2" -- "${tests[@]}" | awk '{ n += $1 } END { print n + 0 }'; }
+	bound() { awk -v name="$1" -v n="$2" '$1 == name { n = $2 } END { print n }' "${SIZES:-$TOP/ci/expected/sizes}"; }
+	longer() {
+		local most
+		most=$(bound "$2" "$3")
+		(($1 <= most)) || out+="$2: $1 lines, more than $most"$'\n'
+	}
+	n=$(added "$base" "$tip")
+	log "selftests and test drivers: $n lines are added"
+	longer "$n" total 8500
 	for i in "${!commits[@]}"; do
-		n=$(kgit diff --numstat "$(parent_of "$i")" "${commits[i]}" -- "${tests[@]}" | awk '{ n += $1 } END { print n + 0 }')
-		((n <= max_patch)) || out+="${entries[i]} adds $n lines of tests, more than $max_patch"$'\n'
+		f=${entries[i]%%/*}/${entries[i]#*/????-}
+		longer "$(added "$(parent_of "$i")" "${commits[i]}")" "$f" 1000
 	done
 	while IFS= read -r f; do
-		n=$(kgit show "$tip:$f" | wc -l)
-		((n <= max_file)) || out+="$f has $n lines, more than $max_file"$'\n'
+		longer "$(kgit show "$tip:$f" | wc -l)" "$f" 1200
 	done < <(kgit diff --name-only --no-renames --diff-filter=A "$base" "$tip" -- "${tests[@]}")
 	point "selftests: short enough to be reviewed" "${out%$'\n'}"
 }

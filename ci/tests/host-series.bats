@@ -193,6 +193,9 @@ setup() { host_setup; }
 	run ci check --only series
 	red "selftests: each that is added or changed is run" "runs lonely in no category"
 	[[ $output != *"runs hmm-tests"* && $output != *"runs some_bench"* ]]
+	printf 'total 2\n%s/lonely.c 0\n' "$vm" >"$T/sizes"
+	SIZES=$T/sizes run ci check --only series
+	red "selftests: short enough" "total: 6 lines, more than 2" "$vm/lonely.c: 1 lines, more than 0"
 }
 
 bad_patch() {
