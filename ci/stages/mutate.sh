@@ -152,8 +152,9 @@ boot() {
 	local slot=$work/guest-$1 result=$work/results/$2 only want rc=0 found start=$SECONDS
 	read -r only want <<<"$5"
 	rm -rf "$slot/results" "$slot/ktap.log"
-	RESULTS=$slot/results bash "$TOP/ci/run" test --build "$3" --dir "$slot" --timeout 1200 --append "mutant=$4" \
-		--only "$only" >"$result.log" 2>&1 || rc=$?
+	# The guest goes when this shell does.
+	RESULTS=$slot/results setpriv --pdeathsig TERM bash "$TOP/ci/run" test --build "$3" --dir "$slot" --timeout 1200 \
+		--append "mutant=$4" --only "$only" >"$result.log" 2>&1 || rc=$?
 	# The lines are anchored to the program; the point of the whole program does not count. A guest that dies of it
 	# leaves tests without a result; they have to have begun.
 	found='[a-z_]+:'
