@@ -217,3 +217,28 @@ stub_selftest() {
 	run all
 	[[ $status -eq 4 && $output == *"the line"* && ${lines[-1]} == "0 passed, 0 failed, 1 skipped" ]]
 }
+
+@test "mutate: patches with lines of their own share a kernel" {
+	mkdir -p "$T/src" "$T/mutations/1-topic"
+	printf '%s\n' one two three four >"$T/src/a.c"
+	# mutant NAME LINE HEAD: changes that line
+	mutant() {
+		cp -r "$T/src" "$T/new"
+		sed -i "$2s/$/ mutant($1)/" "$T/new/a.c"
+		{
+			printf 'It is wrong.\n%s\nTests: ^%s$\n---\n' "$3" "$1"
+			diff -u --label a/a.c --label b/a.c "$T/src/a.c" "$T/new/a.c"
+		} >"$T/mutations/1-topic/$1.patch"
+		rm -r "$T/new"
+	}
+	mutant a 2
+	mutant b 3
+	mutant c 2
+	mutant d 4 "Build: alone"
+	mutant e 1
+	sed -i 's/one/none/' "$T/mutations/1-topic/e.patch"
+	run python3 "$TOP/ci/lib/mutants.py" "$T/src" "$T/mutations" "$T/out"
+	[[ $status -eq 0 && $(cut -f2-4 <<<"$output" | tr '\t\n' ' ,') == "a 0 0,b 0 0,c 1 0,d 2 1,e - 0," ]]
+	[[ $(sed '1,/^#line/d' "$T/out/0/a.c") == $'one\ntwo mutant(a)\nthree mutant(b)\nfour' ]]
+	[[ $(grep -c MUTANT_ "$T/out/1/a.c") == 2 ]]
+}
