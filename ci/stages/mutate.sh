@@ -213,8 +213,9 @@ for g in "${!alone[@]}"; do
 		todo+=("$u")
 		# For the control: tests of a category have a boot of their own, the others are spread over the guests.
 		c=$((u % guests)) t=${unit_tests[u]}
-		if [[ $t == *' '* ]]; then control[${t%% *}]="${t%% *} :"
-		elif [[ ${control[$c]-} != *"$t"* ]]; then control[$c]+=${control[$c]:+|}$t; fi
+		if [[ $t == *' '* ]]; then c=${t%% *}; fi
+		if [[ -z ${control[$c]-} ]]; then control[$c]=$t
+		elif [[ ${control[$c]} != *"${t#* }"* ]]; then control[$c]+="|${t#* }"; fi
 	done
 	((${#todo[@]})) || continue
 	if ! kernel "$g"; then
