@@ -24,6 +24,22 @@ unregister_worktrees() {
 	rmdir "$1/worktrees" 2>/dev/null || true
 }
 
+# alone_index INDEX COMMIT TOPIC: the file INDEX, an index of its own, has COMMIT, what TOPIC needs, and TOPIC. Else says
+# which patch does not apply.
+alone_index() {
+	local t entry why
+	GIT_INDEX_FILE=$1 kgit read-tree "$2"
+	for t in $(topic_needs "$3") "$3"; do
+		for entry in $(series_patches "$t"); do
+			# shellcheck disable=SC2153
+			if ! why=$(GIT_INDEX_FILE=$1 kgit apply --cached "$PATCHES/$entry" 2>&1); then
+				printf '%s: %s\n' "$entry" "$why"
+				return 1
+			fi
+		done
+	done
+}
+
 am_worktree_remove() {
 	kgit worktree remove -f -f "$1" >/dev/null 2>&1 || true
 	rm -rf "$1"

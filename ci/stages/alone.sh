@@ -2,6 +2,8 @@
 set -euo pipefail
 # shellcheck source=ci/lib/common.sh
 . "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
+# shellcheck source=ci/lib/am.sh
+. "$TOP/ci/lib/am.sh"
 
 usage() {
 	cat <<'END'
@@ -31,20 +33,6 @@ dir=tools/testing/selftests/mm
 mkdir -p "$passed" "$OUT/log"
 base=$(kgit rev-parse "$BASE_REF^{commit}")
 
-# alone_commit TOPIC: a commit of base, what TOPIC needs, and TOPIC.
-alone_commit() {
-	local t entry
-	export GIT_INDEX_FILE=$passed/index
-	kgit read-tree "$base"
-	for t in $(topic_needs "$1") "$1"; do
-		for entry in $(series_patches "$t"); do
-			kgit apply --cached "$PATCHES/$entry" || return
-		done
-	done
-	kgit commit-tree -m "$1 alone" -p "$base" "$(kgit write-tree)"
-	rm -f "$GIT_INDEX_FILE"
-}
-
 # programs COMMIT: the selftests that run_vmtests.sh has and the base has not, as a pattern for "ci/run test --only".
 programs() {
 	kgit diff --name-only --diff-filter=A "$base" "$1" -- "$dir/*.c" | sed 's|.*/||; s|\.c$||' | while read -r program; do
@@ -58,11 +46,13 @@ for topic in "${topics[@]}"; do
 		tap_not_ok "$topic alone" "there is no patches/$topic/needs"
 		continue
 	fi
-	if ! commit=$(alone_commit "$topic" 2>"$OUT/log/alone.log"); then
-		tap_not_ok "$topic alone" "does not apply: $(<"$OUT/log/alone.log")"
+	if ! why=$(alone_index "$passed/index" "$base" "$topic"); then
+		tap_not_ok "$topic alone" "does not apply: $why"
 		continue
 	fi
-	tree=$(kgit rev-parse "$commit^{tree}")
+	tree=$(GIT_INDEX_FILE=$passed/index kgit write-tree)
+	rm -f "$passed/index"
+	commit=$(kgit commit-tree -m "$topic alone" -p "$base" "$tree")
 	pattern=$(programs "$commit")
 	if [[ -f $passed/$tree && (-n $build_only || $(<"$passed/$tree") == tested) ]]; then
 		tap_ok "$topic alone"

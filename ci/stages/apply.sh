@@ -159,17 +159,11 @@ prove_b4() {
 
 # In an index alone; what is built and booted of it is for "ci/run alone".
 prove_alone() {
-	local topic=$1 needs entry log=$OUT/log/alone.log
-	needs=$(topic_needs "$topic") || return 0
-	kgit_index() { GIT_INDEX_FILE=$work/index kgit "$@"; }
-	kgit_index read-tree "$base"
-	for entry in $(for t in $needs "$topic"; do series_patches "$t"; done); do
-		if ! kgit_index apply --cached "$PATCHES/$entry" 2>"$log"; then
-			tap_not_ok "$topic applies to the base${needs:+ with ${needs//$'\n'/, }}" "$entry: $(<"$log")"
-			return
-		fi
-	done
-	tap_ok "$topic applies to the base${needs:+ with ${needs//$'\n'/, }}"
+	local needs why name
+	needs=$(topic_needs "$1") || return 0
+	name="$1 applies to the base${needs:+ with ${needs//$'\n'/, }}"
+	if why=$(alone_index "$work/index" "$base" "$1"); then tap_ok "$name"; else tap_not_ok "$name" "$why"; fi
+	rm -f "$work/index"
 }
 
 # Refs first: the proofs read the topics from them. SERIES_REF comes last, with the checkout.
@@ -184,7 +178,6 @@ if [[ -n $proofs ]] && ((${#entries[@]})); then
 		before=${topic_tip[$topic]}
 	done
 	[[ -n $onto ]] || for topic in "${topics[@]}"; do prove_alone "$topic"; done
-	rm -f "$work/index"
 fi
 am_worktree_remove "$wt"
 

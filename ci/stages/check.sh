@@ -379,12 +379,10 @@ if wanted checkpatch; then check_checkpatch; fi
 
 has() { kgit cat-file -e "$1:$2" 2>/dev/null; }
 
-# relative: stdin with paths from the top of the kernel tree. What ccache repeats may name another checkout's tree.
-relative() { sed -E "s#(^|[[:space:]])[^[:space:]]*/${wt##*/}/#\1#g"; }
-
-# normalize: output of a tool, without what moves when lines move.
+# normalize: output of a tool, without what moves when lines move, and with paths from the top of the kernel tree. What is
+# cached, also by ccache, may name another checkout's tree.
 normalize() {
-	relative | sed -E -e 's|^\./||' \
+	sed -E -e "s#(^|[[:space:]])[^[:space:]]*/${wt##*/}/#\\1#g" -e 's|^\./||' \
 		-e 's/:[0-9]+:[0-9]+:/:/g' -e 's/:[0-9]+:/:/g' -e 's/:[0-9]+ /: /g' -e 's/:[0-9]+-[0-9]+:/:/g' \
 		-e 's/([[:space:]](on|at|around|after)) line [0-9]+/\1 line/g' | sort
 }
@@ -468,7 +466,7 @@ kbuild() {
 	fi
 	((rc == 0)) || printf 'make failed\n'
 	# A note on the way to a header alone says nothing.
-	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | grep -v 'note: in included file' | sparse_allowed | relative || true
+	grep -E '(warning|error|note|info|\*\*\*)[: ]' "$log" | grep -v 'note: in included file' | sparse_allowed || true
 }
 
 # sparse_allowed: stdin without what ci/sparse.allow lets through.
