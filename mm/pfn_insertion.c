@@ -419,7 +419,7 @@ int vm_map_pages_zero(struct vm_area_struct *vma, struct page **pages,
 }
 EXPORT_SYMBOL(vm_map_pages_zero);
 
-/* Returns whether *@pte changed, so that the caller must call update_mmu_cache(). */
+/* Returns whether *@pte changed: then, update_mmu_cache() must be called. */
 static __always_inline bool
 insert_pfn_into_pte_locked(struct vm_area_struct *vma, pte_t *pte,
 			   unsigned long addr, unsigned long pfn,

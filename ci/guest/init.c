@@ -6,6 +6,7 @@
  *
  * /ci/options in the initramfs, key=value lines:
  *   nonce=WORD     what the token starts with
+ *   build-id=HEX   of the kernel that has to run
  *   probe=1        write the token at once, without a disk
  *   shell=1        an interactive shell on the console in place of the job
  *   small=1        the initramfs stays the root file system, the disk has /ksft
@@ -491,6 +492,26 @@ static void set_up(void)
 		fatal("/ci");
 }
 
+/* An image may be older than the vmlinux beside it. */
+static void check_build_id(const char *wanted)
+{
+	char notes[4096], hex[3];
+	ssize_t n = read_file("/sys/kernel/notes", notes, sizeof(notes));
+	size_t len = strlen(wanted) / 2, i;
+
+	for (ssize_t at = 0; at + (ssize_t)len <= n; at++) {
+		for (i = 0; i < len; i++) {
+			snprintf(hex, sizeof(hex), "%02x", (unsigned char)notes[at + i]);
+			if (memcmp(hex, wanted + 2 * i, 2))
+				break;
+		}
+		if (i == len)
+			return;
+	}
+	say("FATAL: this is not the kernel of build ID %s", wanted);
+	power_off();
+}
+
 int main(void)
 {
 	int ktap, token, status = 0;
@@ -514,6 +535,7 @@ int main(void)
 	token = open_port("token");
 	if (token < 0)
 		fatal("port token");
+	check_build_id(option("build-id", ""));
 
 	if (!*option("probe", "")) {
 		if (read_file("/ci/job", job, sizeof(job)) < 0)

@@ -185,7 +185,7 @@ kmake() {
 	[[ -n ${KERNEL_ARCH-} ]] || facts "${ARCH:-x86_64}"
 	mkdir -p "$build"
 	local cc="${CROSS_COMPILE-}gcc"
-	command -v ccache >/dev/null 2>&1 && cc="ccache $cc"
+	command -v ccache >/dev/null 2>&1 && cc="$TOP/ci/lib/ccache.sh $cc"
 	# Two copies of this repository share what ccache has. Without a preprocessor run, a miss costs a fifth less.
 	CCACHE_BASEDIR=$TOP CCACHE_DEPEND=1 make -C "$KSRC" O="$build" ARCH="$KERNEL_ARCH" CROSS_COMPILE="${CROSS_COMPILE-}" CC="$cc" \
 		KBUILD_BUILD_TIMESTAMP='2026-01-01' KBUILD_BUILD_USER=ci KBUILD_BUILD_HOST=ci \

@@ -47,7 +47,7 @@ guest_nonce() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
 
 # The job, a script for bash or (GUEST=small) for ci/guest/run.c, is DIR/job; without one, an empty one.
 guest_initramfs() {
-	local build=$1 dir=$2 root init
+	local build=$1 dir=$2 root init id
 	shift 2
 	init=$(guest_program init)
 	root=$(mktemp -d "$dir/initramfs.XXXXXX")
@@ -63,7 +63,8 @@ guest_initramfs() {
 		cp "$(command -v busybox)" "$root/bin/busybox"
 		ln -s busybox "$root/bin/sh"
 	fi
-	printf '%s\n' "nonce=$GUEST_NONCE" "console=$CONSOLE" "$@" >"$root/ci/options"
+	id=$(readelf -n "$build/vmlinux" 2>/dev/null | sed -n 's/^ *Build ID: //p')
+	printf '%s\n' "nonce=$GUEST_NONCE" "console=$CONSOLE" "build-id=$id" "$@" >"$root/ci/options"
 	if [[ -f $dir/job ]]; then cp "$dir/job" "$root/ci/job"; else : >"$root/ci/job"; fi
 	(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet) \
 		>"$dir/initramfs.cpio" || harness_error "cpio failed"

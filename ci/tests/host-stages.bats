@@ -188,8 +188,8 @@ stub_selftest() {
 	[[ $output == *"args: --arch x86_64 --variant normal"$'\n'* && $output != *"--variant debug"* ]]
 	[[ $output == *"check: --only series,checkpatch,maintainers,kdoc,w1,sparse"$'\n'* ]]
 	[[ $output == *"regress: --part check"$'\n'* && $output != *"regress: --base"* ]]
-	run ! grep -q alone "$T/called"
 	[[ $output == *"mutate: --sample"$'\n'* ]]
+	run ! grep -q alone "$T/called"
 	run all --full --each
 	[[ $output == *"args: --arch x86_64 --variant debug"$'\n'* && $output == *"check: --each"$'\n'* ]]
 	[[ $output == *"regress: "$'\n'* && $output == *"regress: --base"$'\n'* ]]

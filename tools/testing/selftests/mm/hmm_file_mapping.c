@@ -261,6 +261,7 @@ FIXTURE_VARIANT(refused)
 	const char *fs;
 	char *(*map)(void);
 };
+
 FIXTURE_VARIANT_ADD(refused, hugetlb) { "tmpfs", map_hugetlb };
 FIXTURE_VARIANT_ADD(refused, secretmem) { "tmpfs", map_secret };
 FIXTURE_VARIANT_ADD(refused, shm_lock) { "tmpfs", map_locked };

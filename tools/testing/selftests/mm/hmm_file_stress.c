@@ -201,26 +201,25 @@ static void do_store(void)
 	changed(pos, len);
 }
 
+static void write_own(const char *what, int file, bool whole)
+{
+	size_t len, pos = own(whole, &len);
+
+	note(what, pos, len);
+	new_bytes(len);
+	if (pwrite(file, range, len, pos) != (ssize_t)len)
+		fail(what, pos);
+	changed(pos, len);
+}
+
 static void do_write(void)
 {
-	size_t len, pos = own(false, &len);
-
-	note("write", pos, len);
-	new_bytes(len);
-	if (pwrite(fd, range, len, pos) != (ssize_t)len)
-		fail("write", pos);
-	changed(pos, len);
+	write_own("write", fd, false);
 }
 
 static void do_direct(void)
 {
-	size_t len, pos = own(true, &len);
-
-	note("direct write", pos, len);
-	new_bytes(len);
-	if (pwrite(direct, range, len, pos) != (ssize_t)len)
-		fail("direct write", pos);
-	changed(pos, len);
+	write_own("direct write", direct, true);
 }
 
 static void do_device(void)

@@ -54,7 +54,7 @@ FIXTURE_SETUP(bounds)
 
 	if (fd < 0)
 		SKIP(return, DEVICE " cannot be opened");
-	ASSERT_EQ(0, ioctl(fd, PFNMAP_TEST_GET_STATS, &self->stats));
+	self->stats = get_stats(_metadata, fd);
 	close(fd);
 	ASSERT_EQ(0, install_handler());
 }

@@ -43,7 +43,7 @@ FIXTURE_SETUP(memtype)
 	ASSERT_EQ(0, install_handler());
 	self->fd = open(DEVICE, O_RDWR);
 	ASSERT_GE(self->fd, 0);
-	ASSERT_EQ(0, ioctl(self->fd, PFNMAP_TEST_GET_STATS, &self->stats));
+	self->stats = get_stats(_metadata, self->fd);
 	if (!pmd || !self->stats.vram_pages)
 		SKIP(return, "no PMDs, or the driver has no vram");
 

@@ -67,6 +67,11 @@ static struct {
 	char *edge;			/* the end of the first page table in there */
 } o;
 
+static inline struct pfnmap_test_stats stats(void)
+{
+	return get_stats(_metadata, o.fd);
+}
+
 static inline void set_method(unsigned int method, unsigned long window,
 			      unsigned int misuse)
 {
@@ -90,7 +95,7 @@ static inline bool setup(struct __test_metadata *metadata,
 	ASSERT_EQ(install_handler(), 0);
 	o.kind = *kind;
 	o.fd = open(DEVICE, O_RDWR);
-	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_GET_STATS, &o.start), 0);
+	o.start = stats();
 	if (!o.start.vram_pages &&
 	    (kind->place == PFNMAP_TEST_VRAM || kind->flags & ALTERNATE))
 		return false;
@@ -117,14 +122,6 @@ static inline void teardown(void)
 	EXPECT_EQ(end.vram_free, o.start.vram_free);
 	EXPECT_EQ(end.ram_pages, o.start.ram_pages);
 	close(o.fd);
-}
-
-static inline struct pfnmap_test_stats stats(void)
-{
-	struct pfnmap_test_stats stats;
-
-	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_GET_STATS, &stats), 0);
-	return stats;
 }
 
 static inline struct pfnmap_test_inspect inspect(const char *addr)

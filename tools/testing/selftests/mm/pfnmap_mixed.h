@@ -115,10 +115,7 @@ static inline bool is_source(unsigned long i)
 
 static inline struct pfnmap_test_stats stats(void)
 {
-	struct pfnmap_test_stats stats;
-
-	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_GET_STATS, &stats), 0);
-	return stats;
+	return get_stats(_metadata, o.fd);
 }
 
 static inline struct pfnmap_test_page_state page_state(unsigned long i)
@@ -420,7 +417,7 @@ static inline void setup(struct __test_metadata *metadata, const struct kind *ki
 	o.mappings = 1;
 	o.observer = open(DEVICE, O_RDWR);
 	ASSERT_GE(o.observer, 0);
-	ASSERT_EQ(ioctl(o.observer, PFNMAP_TEST_GET_STATS, &o.start), 0);
+	o.start = get_stats(_metadata, o.observer);
 	o.fd = open(DEVICE, O_RDWR);
 	ASSERT_GE(o.fd, 0);
 	ret = do_create(o.fd, NR, kind->place, o.kind.flags | (o.mixed ? MIXEDMAP : 0));
@@ -465,7 +462,7 @@ static inline void teardown(void)
 	check_counts("at the end");
 	close(o.fd);
 	ASSERT_EQ(munmap(o.area, 8 * span_size()), 0);
-	ASSERT_EQ(ioctl(o.observer, PFNMAP_TEST_GET_STATS, &end), 0);
+	end = get_stats(_metadata, o.observer);
 	ASSERT_EQ(end.vram_free, o.start.vram_free);
 	ASSERT_EQ(end.ram_pages, o.start.ram_pages);
 }

@@ -125,6 +125,15 @@ static inline int do_migrate(int fd, uint64_t first, uint64_t nr,
 	return ioctl(fd, PFNMAP_TEST_MIGRATE, &arg);
 }
 
+static inline struct pfnmap_test_stats
+get_stats(struct __test_metadata *_metadata, int fd)
+{
+	struct pfnmap_test_stats stats;
+
+	ASSERT_EQ(ioctl(fd, PFNMAP_TEST_GET_STATS, &stats), 0);
+	return stats;
+}
+
 /* Either from vram or to there: is there any? */
 static inline void migrate(struct __test_metadata *_metadata, int fd,
 			   uint64_t first, uint64_t nr, unsigned int place)
