@@ -63,7 +63,8 @@ guest_initramfs() {
 		cp "$(command -v busybox)" "$root/bin/busybox"
 		ln -s busybox "$root/bin/sh"
 	fi
-	id=$(readelf -n "$build/vmlinux" 2>/dev/null | sed -n 's/^ *Build ID: //p')
+	id=
+	if [[ -f $build/vmlinux ]]; then id=$(readelf -n "$build/vmlinux" | sed -n 's/^ *Build ID: //p'); fi
 	printf '%s\n' "nonce=$GUEST_NONCE" "console=$CONSOLE" "build-id=$id" "$@" >"$root/ci/options"
 	if [[ -f $dir/job ]]; then cp "$dir/job" "$root/ci/job"; else : >"$root/ci/job"; fi
 	(cd "$root" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet) \

@@ -82,6 +82,16 @@ workspace() {
 	export OUT=$work/out TREE=$real/tree RESULTS=$work/results
 }
 
+@test "ccache: not for what has .incbin" {
+	mkdir "$T/bin"
+	printf '#!/bin/sh\necho cached "$@"\n' >"$T/bin/ccache"
+	chmod +x "$T/bin/ccache"
+	for f in a/piggy.S kernel/configs.c kernel/kheaders.c; do
+		[[ $(PATH=$T/bin:$PATH "$TOP/ci/lib/ccache.sh" echo -c -o x.o "../$f") == "-c -o x.o ../$f" ]]
+	done
+	[[ $(PATH=$T/bin:$PATH "$TOP/ci/lib/ccache.sh" echo -c a/configs.c) == "cached echo -c a/configs.c" ]]
+}
+
 @test "ci/run build: a symbol that does not survive is red" {
 	need_tree
 	workspace

@@ -18,10 +18,10 @@ teardown() { rm -rf "$OUT"; }
 
 # boot SECONDS [OPTION...]: the script on stdin as the guest's job.
 boot() {
-	local limit=$1 build
+	local limit=$1
 	shift
 	cat >"$T/job"
-	build=$real/build/x86_64-$variant
+	build=${build:-$real/build/x86_64-$variant}
 	if [[ ! -s $build/arch/x86/boot/bzImage ]]; then
 		echo "no kernel in $build; to make it: ci/run build --variant $variant"
 		return 1
@@ -54,6 +54,17 @@ crash() {
 	good ci.token
 	good ci.splats
 	bad ci.runner
+}
+
+@test "an image that is not of the vmlinux beside it is red" {
+	build=$T/build
+	mkdir "$build"
+	ln -s "$real/build/x86_64-$variant"/* "$build/"
+	ln -sf "$(command -v true)" "$build/vmlinux"
+	boot 240 < <(ok_plan; echo 'exit 0')
+	[ "$status" -eq 1 ]
+	bad ci.token
+	grep -q 'init: FATAL: this is not the kernel of build ID' "$OUT/test/x86_64-normal/console.log"
 }
 
 @test "a job that does not end is red" {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Cost of the ways in which a driver can map pfns, by means of the test driver
- * mm/pfnmap_test.c: from the fault handler, page by page or in windows of pages,
+ * mm/pfnmap_test_*.c: from the fault handler, page by page or in windows of pages,
  * or at mmap().  See bench_util.h for the output.
  *
  *   fault_ns	touch all pages of a new mapping, per page; for "remap", mmap()

@@ -207,6 +207,7 @@ static const struct {
 	void (*change)(unsigned int i, unsigned long first, unsigned long nr);
 	int signal;			/* that an access may get */
 } races[] = {
+	{ KIND(PLAIN, 1, RAM, 0) },
 	{ KIND(BATCH, 32, RAM, 0) },
 	{ KIND(ITER, WIDE, RAM, 0) },
 	{ KIND(BATCH, 32, RAM, PFNMAP_TEST_NOTIFY) },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Random operations on mm/pfnmap_test.c, and on its mappings. Misuse is never
+ * Random operations on mm/pfnmap_test_*.c, and on its mappings. Misuse is never
  * asked for, so there is nothing that the kernel may complain about.
  */
 #include "fuzz_util.h"
@@ -47,7 +47,6 @@ static void do_ioctl(void)
 	struct pfnmap_test_method_arg method = {
 		.method = number(PFNMAP_TEST_NR_METHODS),
 		.window = one_in(16) ? number(64) : 1 << below(11),
-		.unclamped = number(2),
 	};
 	struct pfnmap_test_migrate migrate = {
 		.first = one_in(2) ? 0 : number(OBJECT_PAGES),

@@ -2,7 +2,7 @@
 /*
  * Pfns that are mapped by a PMD: one entry has one cache mode.
  *
- * The vram of mm/pfnmap_test.c is write-combining up to memtype_split, which is
+ * The vram of mm/pfnmap_test_*.c is write-combining up to memtype_split, which is
  * not aligned, and uncached from there on.
  */
 #define _GNU_SOURCE
@@ -55,7 +55,7 @@ FIXTURE_SETUP(memtype)
 	ASSERT_NE(MAP_FAILED, area);
 	self->huge = (char *)(((uintptr_t)area + pmd - 1) & ~(pmd - 1));
 	self->single = self->huge + self->size;
-	ASSERT_EQ(0, set_method(self->fd, PFNMAP_TEST_HUGE));
+	ASSERT_EQ(0, set_method(self->fd, PFNMAP_TEST_PLAIN));
 	ASSERT_EQ(self->huge, mmap(self->huge, self->size,
 				   PROT_READ | PROT_WRITE,
 				   MAP_SHARED | MAP_FIXED, self->fd, 0));
@@ -102,7 +102,7 @@ TEST_F(memtype, split)
 		pte[i] = fault(_metadata, self->fd, self->single, split - 1 + i,
 			       PFNMAP_TEST_SINGLE);
 
-	pmd = fault(_metadata, self->fd, self->huge, 0, PFNMAP_TEST_HUGE);
+	pmd = fault(_metadata, self->fd, self->huge, 0, PFNMAP_TEST_PLAIN);
 	if (!(pmd.flags & LEAF))
 		SKIP(return, "no pfns in PMDs here");
 
@@ -114,7 +114,7 @@ TEST_F(memtype, split)
 		one = fault(_metadata, self->fd, self->single, pages[i],
 			    PFNMAP_TEST_SINGLE);
 		pmd = fault(_metadata, self->fd, self->huge, pages[i],
-			    PFNMAP_TEST_HUGE);
+			    PFNMAP_TEST_PLAIN);
 		ASSERT_EQ(leaf, !!(pmd.flags & LEAF)) {
 			TH_LOG("page %lu, split at %lu", pages[i], split);
 		}

@@ -33,7 +33,7 @@ static char *page_at(const struct vma *vma, unsigned long index)
 
 static uint64_t pfn_of(unsigned long index)
 {
-	struct pfnmap_test_page_state arg = { .index = index };
+	struct pfnmap_test_inspect arg = { .index = index };
 
 	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_PAGE_STATE, &arg), 0);
 	return arg.pfn;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * An object of mm/pfnmap_test.c, and where it is mapped.
+ * An object of mm/pfnmap_test_*.c, and where it is mapped.
  *
  * Needs root and CONFIG_PFNMAP_TEST, with some vram: an ivshmem-plain device in
  * the virtual machine or the module parameters vram_start and vram_size.  Where
@@ -21,7 +21,7 @@
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	600
 
-#define WIDE		0UL		/* a window of several page tables */
+#define WIDE		0UL		/* all of the VMA, in several page tables */
 #define AREA_SIZE	(6 * span_size())
 #define COUNTER		64		/* offset in a page: nothing is there yet */
 
@@ -78,8 +78,7 @@ static inline void set_method(unsigned int method, unsigned long window,
 	struct pfnmap_test_method_arg arg = {
 		.method = method,
 		.misuse = misuse,
-		.window = window ?: 4 * span_pages(),
-		.unclamped = !window,
+		.window = window,
 	};
 
 	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_SET_METHOD, &arg), 0);

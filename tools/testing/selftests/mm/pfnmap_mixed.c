@@ -38,7 +38,7 @@ static void dontneed(unsigned long first, unsigned long nr)
 /* A fault maps the window, but leaves alone what is there, copies as well. */
 TEST_F(mixed, faults)
 {
-	const unsigned long windows[] = { 1, 16, 512, 2 * span_pages() };
+	static const unsigned long windows[] = { 1, 16, 512, 0 };
 	static const unsigned long index[] = { 0, 22, EDGE - 1, EDGE, NR - 1 };
 	unsigned int i;
 
@@ -46,7 +46,6 @@ TEST_F(mixed, faults)
 		const unsigned long fault = index[i / 4];
 		const uint64_t faults = stats().faults;
 
-		o.unclamped = i % 4 == 3;
 		set_window(windows[i % 4]);
 		map();
 		if ((i + i / 4) % 2)
@@ -452,7 +451,8 @@ static void check_bad_page(unsigned int row, unsigned int method, unsigned long 
 
 	o.fd = open(DEVICE, bad_pages[row].open);
 	ASSERT_GE(o.fd, 0);
-	ASSERT_EQ(do_create(o.fd, NR, PFNMAP_TEST_RAM, MIXEDMAP | bad_pages[row].flags), 0);
+	ASSERT_EQ(do_create(o.fd, NR, PFNMAP_TEST_RAM,
+			    MIXEDMAP | SCATTER | bad_pages[row].flags), 0);
 	ASSERT_EQ(do_method(method, 16, bad_pages[row].page, BAD), 0);
 	ASSERT_TRUE(map_at(o.addr, NR, PROT_READ, bad_pages[row].map));
 	ASSERT_EQ(touch(page_at(fault)), sig) TH_LOG("row %u, method %u", row, method);
@@ -518,8 +518,8 @@ TEST_F(misuse, refused)
 		ASSERT_EQ(touch(page_at(fault)), SIGBUS) TH_LOG("%u, %u", misuse, method);
 		ASSERT_EQ(try_store(page_at(fault), 1), SIGBUS);
 		ASSERT_EQ(stats().sigbus, sigbus + 2);
-		check_ptes("refused");
 		set_window(16);
+		check_ptes("refused");
 		map();
 		fill(fault, 1);
 		check("all right");
@@ -549,8 +549,7 @@ TEST_F(mixed, fail_nth)
 	if (fd < 0)
 		SKIP_TEST("fail-nth: %s; is CONFIG_FAULT_INJECTION set?", strerror(errno));
 	change_fail_settings(_metadata);
-	o.unclamped = true;
-	set_window(2 * span_pages());
+	set_window(0);
 	/* No neighbour keeps a page table from being freed. */
 	ASSERT_EQ(munmap(o.area, 8 * span_size()), 0);
 	for (n = 1; !left; n++) {

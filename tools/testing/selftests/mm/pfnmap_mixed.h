@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A mapping of an object of mm/pfnmap_test.c, and a model of it: what the test
+ * A mapping of an object of mm/pfnmap_test_*.c, and a model of it: what the test
  * expects each PTE to be.  The functions below change both; check() compares.
  *
  * Whether a PTE maps a page or just a pfn follows from the kind of object, and
@@ -70,8 +70,8 @@ static struct {
 	int observer;			/* an open file without an object */
 	struct pfnmap_test_stats start;	/* of the observer */
 	struct kind kind;
-	bool mixed, private, unclamped;
-	unsigned long window;
+	bool mixed, private;
+	unsigned long window;		/* 0: all of it */
 	char *area;			/* reserved, at the start of a page table */
 	char *addr;			/* where the object is mapped */
 	unsigned int mappings;		/* like this one, in all processes */
@@ -118,9 +118,9 @@ static inline struct pfnmap_test_stats stats(void)
 	return get_stats(_metadata, o.fd);
 }
 
-static inline struct pfnmap_test_page_state page_state(unsigned long i)
+static inline struct pfnmap_test_inspect page_state(unsigned long i)
 {
-	struct pfnmap_test_page_state arg = { .index = i };
+	struct pfnmap_test_inspect arg = { .index = i };
 
 	ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_PAGE_STATE, &arg), 0);
 	return arg;
@@ -158,7 +158,7 @@ static inline void check_counts(const char *what)
 	for (i = 0; i < NR; i++)
 		total += is_source(i) * o.mappings;
 	for (i = 0; i < NR; i++) {
-		const struct pfnmap_test_page_state state = page_state(i);
+		const struct pfnmap_test_inspect state = page_state(i);
 		const int expected = !is_page(i) ? 0 :
 				     o.kind.flags & COMPOUND ? total :
 				     is_source(i) * o.mappings;
@@ -220,8 +220,7 @@ static inline int do_method(unsigned int method, unsigned long window,
 			    unsigned int misuse, unsigned int page)
 {
 	struct pfnmap_test_method_arg arg = {
-		.method = method, .window = window, .unclamped = o.unclamped,
-		.misuse = misuse, .misuse_page = page,
+		.method = method, .window = window, .misuse = misuse, .misuse_page = page,
 	};
 
 	o.window = window;
@@ -239,7 +238,7 @@ static inline void read_states(void)
 	unsigned long i;
 
 	for (i = 0; i < NR; i++) {
-		const struct pfnmap_test_page_state state = page_state(i);
+		const struct pfnmap_test_inspect state = page_state(i);
 
 		o.pages[i].pfn = state.pfn;
 		o.pages[i].valid = state.flags & VALID;
@@ -286,8 +285,9 @@ static inline void map(void)
 static inline void faulted(unsigned long i)
 {
 	const unsigned long window = o.kind.method == PFNMAP_TEST_MIXED ? 1 :
-				     o.unclamped ? o.window : MIN(o.window, table_pages());
-	const unsigned long offset = ((uintptr_t)o.addr / psize() + i) & (window - 1);
+				     o.window ? MIN(o.window, table_pages()) : 2 * NR;
+	const unsigned long offset = o.window || window == 1 ?
+				     ((uintptr_t)o.addr / psize() + i) & (window - 1) : NR;
 	const bool run = o.kind.method == PFNMAP_TEST_MIXED_BATCH;
 	unsigned long lo = i, hi = i + 1;
 
@@ -449,7 +449,6 @@ static inline void teardown(void)
 	unsigned long i;
 
 	restore_fail_settings();
-	o.unclamped = false;
 	set_window(16);
 	reserve(o.area, 8 * span_pages());
 	o.addr = o.area;

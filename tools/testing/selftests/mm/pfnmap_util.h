@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the tests of mm/pfnmap_test.c share.  To be included after
+ * What the tests of mm/pfnmap_test_*.c share.  To be included after
  * kselftest_harness.h.
  */
 #ifndef PFNMAP_UTIL_H
