@@ -60,7 +60,7 @@ crash() {
 	build=$T/build
 	mkdir "$build"
 	ln -s "$real/build/x86_64-$variant"/* "$build/"
-	ln -sf "$(command -v true)" "$build/vmlinux"
+	ln -sf "$(type -P true)" "$build/vmlinux"
 	boot 240 < <(ok_plan; echo 'exit 0')
 	[ "$status" -eq 1 ]
 	bad ci.token
