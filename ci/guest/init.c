@@ -495,19 +495,14 @@ static void set_up(void)
 /* An image may be older than the vmlinux beside it. */
 static void check_build_id(const char *wanted)
 {
-	char notes[4096], hex[3];
+	char notes[4096], id[64];
 	ssize_t n = read_file("/sys/kernel/notes", notes, sizeof(notes));
-	size_t len = strlen(wanted) / 2, i;
+	size_t len = 0;
 
-	for (ssize_t at = 0; at + (ssize_t)len <= n; at++) {
-		for (i = 0; i < len; i++) {
-			snprintf(hex, sizeof(hex), "%02x", (unsigned char)notes[at + i]);
-			if (memcmp(hex, wanted + 2 * i, 2))
-				break;
-		}
-		if (i == len)
-			return;
-	}
+	while (len < sizeof(id) && sscanf(wanted + 2 * len, "%2hhx", (unsigned char *)&id[len]) == 1)
+		len++;
+	if (!len || (n > 0 && memmem(notes, n, id, len)))
+		return;
 	say("FATAL: this is not the kernel of build ID %s", wanted);
 	power_off();
 }

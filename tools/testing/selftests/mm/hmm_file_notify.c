@@ -167,7 +167,7 @@ TEST_F(notify, extend_no_memory)
 TEST_F_TIMEOUT(notify, slow_recall, TIMEOUT)
 {
 	char *p = map(0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
-	int other = open("/dev/hmm_dmirror1", O_RDWR), first = dev;
+	int other = open(OTHER_DEVICE, O_RDWR), first = dev;
 
 	ASSERT_TRUE(migrate(p, PAGES, false));
 	ASSERT_GE(other, 0);

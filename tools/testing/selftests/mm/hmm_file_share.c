@@ -11,8 +11,6 @@
 #include "kselftest_harness.h"
 #include "hmm_file_util.h"
 
-#define OTHER_DEVICE	"/dev/hmm_dmirror1"
-
 FIXTURE(share) { };
 FIXTURE_VARIANT(share) { const char *fs; };
 FIXTURE_VARIANT_ADD(share, tmpfs) { "tmpfs" };

@@ -34,6 +34,7 @@ int mount(const char *source, const char *target, const char *type,
 int umount(const char *target);
 
 #define DEVICE		"/dev/hmm_dmirror0"
+#define OTHER_DEVICE	"/dev/hmm_dmirror1"
 #define WRITEBACK	"/proc/sys/vm/dirty_writeback_centisecs"
 #define EXPIRE		"/proc/sys/vm/dirty_expire_centisecs"
 #define DROP_CACHES	"/proc/sys/vm/drop_caches"
