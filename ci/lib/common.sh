@@ -195,7 +195,7 @@ kmake() {
 # series_header KEY: value of "# KEY: value" among the leading comments of the series file.
 series_header() {
 	[[ -f $SERIES ]] || return 0
-	sed -n "/^[^#]/q; s/^# $1:[[:space:]]*//p" "$SERIES" | head -n 1
+	sed -n "/^[^#]/q; s/^# $1:[[:space:]]*//p" "$SERIES" | sed -n 1p
 }
 
 # topic_needs TOPIC: the topics that it does not apply without, one per line of patches/TOPIC/needs, in the order of the

@@ -54,7 +54,7 @@ each_kernel_target() {
 		# The two with the most of mm's headers, and who includes it from beside it.
 		printf 'kernel\tmm/memory.o\nkernel\tinit/main.o\n'
 		kgit grep -l -F "\"$(basename "$path")\"" "$commit" -- "$dir/*.c" |
-			sed -n "s/^[^:]*://; s/\.c\$/.o/; s/^/kernel\t/p" | head -n 20 || true ;;
+			sed -n "s/^[^:]*://; s/\.c\$/.o/; s/^/kernel\t/p" | sed -n 1,20p || true ;;
 	*/Kconfig* | */Makefile | */Kbuild) printf 'dir\t%s/\n' "$dir" ;;
 	esac
 }
@@ -165,7 +165,7 @@ each_patch() {
 	commits=$(kgit rev-list --reverse "$BASE_REF..$SERIES_REF") || harness_error "cannot list the series"
 	[[ -n $commits ]] || harness_error "the series has no commits"
 	mkdir -p "$cached" "$EACH_BUILD"
-	compiler=$("${CROSS_COMPILE}gcc" --version | head -n 1)
+	compiler=$("${CROSS_COMPILE}gcc" --version | sed -n 1p)
 	exec {each_lock}>"$EACH_BUILD/.lock"
 	flock -n "$each_lock" || harness_error "another build --each is running in $EACH_BUILD"
 	tap_begin "each-$arch-$variant"
@@ -200,7 +200,7 @@ each_patch() {
 			: >"$cached/$key"
 			tap_ok "each: $subject"
 		else
-			tap_not_ok "each: $subject" "$(grep -E 'error|\*\*\*|Error' "$log" | head -n 10)"
+			tap_not_ok "each: $subject" "$(grep -E 'error|\*\*\*|Error' "$log" | sed -n 1,10p)"
 		fi
 	done
 	tap_end

@@ -36,7 +36,7 @@ base=$(kgit rev-parse "$BASE_REF^{commit}")
 # programs COMMIT: the selftests that run_vmtests.sh has and the base has not, as a pattern for "ci/run test --only".
 programs() {
 	kgit diff --name-only --diff-filter=A "$base" "$1" -- "$dir/*.c" | sed 's|.*/||; s|\.c$||' | while read -r program; do
-		if kgit show "$1:$dir/run_vmtests.sh" | grep -q " run_test \./$program\$"; then printf '%s\n' "$program"; fi
+		if kgit show "$1:$dir/run_vmtests.sh" | grep " run_test \./$program\$" >/dev/null; then printf '%s\n' "$program"; fi
 	done | paste -sd '|' | sed 's/..*/^(&):/'
 }
 
@@ -70,7 +70,7 @@ for topic in "${topics[@]}"; do
 	echo built >"$passed/$tree"
 	if [[ -n $pattern && -z $build_only ]]; then
 		if ! RESULTS=$passed/results bash "$TOP/ci/run" test --build "$build" --only "$pattern" >"$OUT/log/alone-$topic.log" 2>&1; then
-			tap_not_ok "$topic alone" "$(grep -h '^not ok' "$passed"/results/*.tap "$OUT/log/alone-$topic.log" | head -n 20)"
+			tap_not_ok "$topic alone" "$(grep -h '^not ok' "$passed"/results/*.tap "$OUT/log/alone-$topic.log" | sed -n 1,20p)"
 			continue
 		fi
 		echo tested >"$passed/$tree"

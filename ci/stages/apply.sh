@@ -55,7 +55,7 @@ key=$({
 } | sha256sum)
 tip_now=$(kgit rev-parse -q --verify "$SERIES_REF^{commit}" || true)
 head_now=$(kgit rev-parse -q --verify HEAD || true)
-dirty=$(kgit status --porcelain --untracked-files=no 2>/dev/null | head -n 5)
+dirty=$(kgit status --porcelain --untracked-files=no 2>/dev/null | sed -n 1,5p)
 if [[ -f $work/key && $(<"$work/key") == "$key" && -n $tip_now && $tip_now == "$(cat "$work/tip")" &&
 	$head_now == "$tip_now" && -z $dirty ]]; then
 	mkdir -p "$RESULTS"

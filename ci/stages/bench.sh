@@ -88,7 +88,7 @@ run_guest() {
 	python3 "$TOP/ci/lib/splats.py" --variant bench --no-min "$dir/console.log" >&2 || red "the kernel complained, see $dir/console.log"
 }
 release() { cat "$1/include/config/kernel.release" 2>/dev/null || echo unknown; }
-where="$("$QEMU" --version 2>/dev/null | head -n 1), one CPU, -icount shift=0"
+where="$("$QEMU" --version 2>/dev/null | sed -n 1p), one CPU, -icount shift=0"
 
 # compare_build: the kernel before is built with the configuration of the one after, all of whose drivers it has.
 compare_build() {

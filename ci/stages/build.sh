@@ -72,7 +72,7 @@ configure() {
 # The source that was built last, to know when nothing is to be done.
 source_id() {
 	git -C "$KSRC" rev-parse "HEAD^{tree}" 2>/dev/null || echo unknown
-	git -C "$KSRC" status --porcelain --untracked-files=no 2>/dev/null | head -n 1
+	git -C "$KSRC" status --porcelain --untracked-files=no 2>/dev/null | sed -n 1p
 }
 
 # small_selftests: for a guest without a shell and libraries, the programs of the series' categories only, linked
@@ -133,7 +133,7 @@ run_long "headers $name" "$log_dir/headers-$name.log" kmake "$build" headers ||
 	fail "headers of $name do not install"
 if [[ $GUEST == small ]]; then
 	small_selftests
-	log "$name: $(source_id | head -n 1), $(wc -c <"$build/$IMAGE") bytes, in $build"
+	log "$name: $(source_id | sed -n 1p), $(wc -c <"$build/$IMAGE") bytes, in $build"
 	exit 0
 fi
 run_long "selftests $name" "$log_dir/selftests-$name.log" \

@@ -76,7 +76,7 @@ check_files() {
 		[[ -f $PATCHES/$e ]] || out+="$e is in series, and there is no such file"$'\n'
 	done
 	while IFS= read -r f; do
-		printf '%s\n' "${entries[@]}" | grep -qxF -- "$f" || out+="$f is not in series"$'\n'
+		printf '%s\n' "${entries[@]}" | grep -xF -- "$f" >/dev/null || out+="$f is not in series"$'\n'
 	done < <(cd "$PATCHES" 2>/dev/null && find . -name '*.patch' -printf '%P\n' | sort)
 	out+=$(printf '%s\n' "${entries[@]}" | sort | uniq -d | sed 's/$/ is in series twice/')
 	point "series: entries and files agree" "${out%$'\n'}"
@@ -242,7 +242,7 @@ check_programs() {
 			{
 				echo "$program"
 				for script in $scripts; do
-					if kgit show "$tip:$script" | grep -qwF -e "$program"; then basename "$script"; fi
+					if kgit show "$tip:$script" | grep -wF -e "$program" >/dev/null; then basename "$script"; fi
 				done
 			} | while IFS= read -r name; do
 				kgit show "$tip:$dir/run_vmtests.sh" 2>/dev/null |
@@ -438,7 +438,7 @@ objects_of() {
 	{
 		grep '\.c$' <<<"$files"
 		grep '^include/.*\.h$' <<<"$files" | while IFS= read -r h; do
-			kgit grep -l -F "#include <${h#include/}>" "$tip" -- 'mm/*.c' 'lib/*.c' | head -n 1 | sed 's/^[^:]*://' || true
+			kgit grep -l -F "#include <${h#include/}>" "$tip" -- 'mm/*.c' 'lib/*.c' | sed -n 1p | sed 's/^[^:]*://' || true
 		done
 	} | grep -vE '^(tools|samples|scripts|Documentation)/' | grep -E '^([^a]|a[^r]|arch/x86/)' | sort -u || true
 }
@@ -551,7 +551,7 @@ if ((${#commits[@]})) && { wanted w1 || wanted sparse; }; then
 	sed -E 's/^CONFIG_(DEBUG_INFO|DEBUG_INFO_BTF|DEBUG_INFO_DWARF.*)=y/# CONFIG_\1 is not set/' "$config" \
 		"$TOP/ci/configs/check.config" >"$work/config"
 	read_sparse_allow
-	tools="$(sha256sum <"${SPARSE_ALLOW:-$TOP/ci/sparse.allow}") $(gcc --version | head -n 1) $(sparse --version 2>&1 | head -n 1)"
+	tools="$(sha256sum <"${SPARSE_ALLOW:-$TOP/ci/sparse.allow}") $(gcc --version | sed -n 1p) $(sparse --version 2>&1 | sed -n 1p)"
 	check_kbuild
 fi
 
@@ -565,7 +565,7 @@ cocci_file() {
 	# shellcheck disable=SC2016
 	printf '%s\n' "${cocci_scripts[@]}" |
 		WT=$wt FILE=$dir/$(basename "$f") xargs -P "$JOBS" -I{} bash -c '
-			options=$(sed -n "s|^// Options: *||p; s|^/// Options: *||p" "$WT/scripts/coccinelle/{}" | head -n 1 | sed "s/--include-headers-for-types//; s/--include-headers//; s/--no-includes//")
+			options=$(sed -n "s|^// Options: *||p; s|^/// Options: *||p" "$WT/scripts/coccinelle/{}" | sed -n 1p | sed "s/--include-headers-for-types//; s/--include-headers//; s/--no-includes//")
 			out=$(timeout 60 spatch -D report --very-quiet --no-show-diff --no-includes $options \
 				--cocci-file "$WT/scripts/coccinelle/{}" "$FILE" 2>/dev/null) || case $? in 124) out=timeout ;; *) out="spatch failed" ;; esac
 			[[ -z $out ]] || printf "%s\n" "$out" | sed "s|^|{}: |"' |
@@ -590,7 +590,7 @@ check_cocci() {
 		fi
 	done < <(cd "$wt/scripts/coccinelle" && find . -name '*.cocci' -printf '%P\n' | sort)
 	local version
-	version="$(spatch --version | head -n 1) $(cd "$wt/scripts/coccinelle" && cat "${cocci_scripts[@]}" | sha256sum)"
+	version="$(spatch --version | sed -n 1p) $(cd "$wt/scripts/coccinelle" && cat "${cocci_scripts[@]}" | sha256sum)"
 	local least=20
 	[[ -z $each ]] || least=1
 	ranges

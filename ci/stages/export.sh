@@ -49,13 +49,13 @@ else
 fi
 src() { kgit -C "$from" "$@"; }
 tip=$(src rev-parse -q --verify "$branch^{commit}") || harness_error "$from has no revision $branch"
-if [[ $(src rev-parse -q --verify HEAD || true) == "$tip" && -n $(src status --porcelain --untracked-files=no | head -n 1) ]]; then
+if [[ $(src rev-parse -q --verify HEAD || true) == "$tip" && -n $(src status --porcelain --untracked-files=no | sed -n 1p) ]]; then
 	harness_error "$from has changes that are not committed"
 fi
 
 # Debian's .gitignore hides new files from git status and git add.
 if [[ $(src rev-parse --is-inside-work-tree 2>/dev/null) == true ]]; then
-	forgotten=$(src ls-files --others -- ':!*.mod.c' '*.[chS]' '*.rst' '*.sh' '*.py' '*.dts' '*.yaml' '*/Kconfig' '*/Makefile' | head -n 10)
+	forgotten=$(src ls-files --others -- ':!*.mod.c' '*.[chS]' '*.rst' '*.sh' '*.py' '*.dts' '*.yaml' '*/Kconfig' '*/Makefile' | sed -n 1,10p)
 	[[ -z $forgotten ]] || warn "not in any commit (git add -f takes them):"$'\n'"$forgotten"
 fi
 
@@ -151,7 +151,7 @@ for name in "${names[@]}"; do
 	sed -n "$((prev + 1)),${end[$name]}p" "$new/all.ids" >"$new/$name.ids"
 	if [[ -f $PATCHES/$name/needs ]]; then
 		sed "s|.*|$new/&.ids|" "$PATCHES/$name/needs" | xargs -r cat >"$new/ids"
-		first=$(printf '%s\n' "$new/patches/$name"/*.patch | head -n 1)
+		first=$(printf '%s\n' "$new/patches/$name"/*.patch | sed -n 1p)
 		awk -v ids="$new/ids" 'BEGIN { while ((getline id <ids) > 0) needed[id] = 1 }
 			$1 != "prerequisite-patch-id:" || $2 in needed' "$first" >"$new/first"
 		mv "$new/first" "$first"

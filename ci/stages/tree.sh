@@ -89,7 +89,7 @@ guard() {
 	if [[ $tip != "$base_have" && $tip != "$(cat "$OUT/apply/tip" 2>/dev/null)" ]]; then
 		harness_error "$TREE has commits that are not from 'apply'; export them, or use --force"
 	fi
-	if [[ -n $(kgit status --porcelain --untracked-files=no 2>/dev/null | head -n 1) ]]; then
+	if [[ -n $(kgit status --porcelain --untracked-files=no 2>/dev/null | sed -n 1p) ]]; then
 		harness_error "$TREE has changes that are not committed; commit and export them, or use --force"
 	fi
 }
@@ -194,7 +194,7 @@ apt_setup() {
 		sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
 	# shellcheck disable=SC2016
 	[[ -n $uri ]] || uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-		grep -E '/debian/?$' | head -n 1) || true
+		grep -E '/debian/?$' | sed -n 1p) || true
 	[[ -n $uri ]] || harness_error "found no Debian mirror among the apt sources of this machine; use --linux or --deb"
 	mkdir -p "$APT"/{etc,lists/partial,state,cache/archives/partial,archives}
 	: >"$APT/status"
@@ -249,7 +249,7 @@ from_debian() {
 			deb=$cached
 		else
 			apt_setup trixie-backports
-			if candidates "${package//./\\.}" | grep -qxF "$version $package" && download "$package" "$version"; then
+			if candidates "${package//./\\.}" | grep -xF "$version $package" >/dev/null && download "$package" "$version"; then
 				:
 			else
 				line=$(candidates "${package//./\\.}" | sed -n 1p)

@@ -225,7 +225,7 @@ bad_patch() {
 	run ci check --only checkpatch
 	red "not ok 4 - checkpatch: 2-second/0002-mm-bad" "TYPO_SPELLING: 'adress' may be misspelled"
 	n=$(sed -n "s/.*0002-mm-bad[^:]*:\([0-9]*\): CHECK:TYPO_SPELLING.*/\1/p" <<<"$output")
-	sed -n "${n}p" "$PATCHES"/2-second/0002-*.patch | grep -q '^+.*adress'
+	sed -n "${n}p" "$PATCHES"/2-second/0002-*.patch | grep '^+.*adress' >/dev/null
 	echo "TYPO_SPELLING | 'adress' may | somebody's name" >"$T/allow"
 	CHECKPATCH_ALLOW=$T/allow run ci check --only checkpatch
 	[[ $status -eq 0 ]]
@@ -290,7 +290,7 @@ bad_patch() {
 	(cd "$K" && commit "mm: more")
 	run ci export
 	[[ $status -eq 0 && -f $PATCHES/2-second/0002-mm-more.patch ]]
-	tail -n 1 "$SERIES" | grep -qx 2-second/0002-mm-more.patch
+	tail -n 1 "$SERIES" | grep -x 2-second/0002-mm-more.patch
 	echo 'int again;' >"$K/include/linux/again.h"
 	(cd "$K" && commit "mm: again")
 	run ci export --topic 3-third

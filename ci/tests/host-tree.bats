@@ -99,7 +99,7 @@ deb() {
 	ci tree --deb "$T/linux-source.deb"
 	first=$(git -C "$K" rev-parse ci-base)
 	[[ $(git -C "$K" log -1 --format='%an %ae %s %ct') == "linux-source linux-source@localhost linux-source-1.0 1.0-1 1767225600" ]]
-	git -C "$K" ls-files | grep -qx mm/left.o
+	git -C "$K" ls-files | grep -x mm/left.o >/dev/null
 	[[ -z $(git -C "$K" status --porcelain) ]]
 	printf '[core]\n\tautocrlf = true\n\tfileMode = false\n[user]\n\tname = other\n[init]\n\tdefaultBranch = x\n[commit]\n\tgpgSign = true\n' >"$HOME/.gitconfig"
 	umask 077
