@@ -13,7 +13,6 @@
 
 #include <fcntl.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <time.h>
 #include <linux/mman.h>
 #include <sys/ioctl.h>
@@ -26,7 +25,6 @@
 #define FUZZ_PROCESSES	4
 #define ARENA_PAGES	4096UL
 #define RW		(PROT_READ | PROT_WRITE)
-#define MOVE		(MREMAP_MAYMOVE | MREMAP_FIXED)
 
 /* A table of these is what a program defines: the weights add up to 256. */
 struct fuzz_op {
@@ -35,26 +33,20 @@ struct fuzz_op {
 };
 
 static const struct fuzz_op fuzz_ops[];
-
-static uint64_t fuzz_state;
 static unsigned long fuzz_seed = 1, fuzz_count = 20000, fuzz_seconds = 20;
 static char *arena;	/* where all mappings are made, so that no operation hits anything else */
 static pid_t fuzz_child;
 static sigjmp_buf fuzz_env;
 
-/* xorshift64* */
+/* random() has 31 bits. */
 static inline uint64_t rnd(void)
 {
-	fuzz_state ^= fuzz_state >> 12;
-	fuzz_state ^= fuzz_state << 25;
-	fuzz_state ^= fuzz_state >> 27;
-	return fuzz_state * 0x2545f4914f6cdd1dULL;
+	return (uint64_t)random() << 62 ^ (uint64_t)random() << 31 ^ random();
 }
 
-/* The upper bits are the better ones. */
-static inline unsigned long below(uint64_t n)
+static inline uint64_t below(uint64_t n)
 {
-	return (rnd() >> 32) % n;
+	return rnd() % n;
 }
 
 #define one_in(n)	(!below(n))
@@ -91,12 +83,12 @@ static inline size_t length(const char *addr, unsigned long max)
 	return (1 + below(left < max ? left : max)) * psize();
 }
 
-/* A SIGBUS or SIGSEGV is an answer like any other. */
 static inline void fuzz_signal(int sig)
 {
 	siglongjmp(fuzz_env, sig);
 }
 
+/* A SIGBUS or SIGSEGV is an answer like any other. */
 static inline void fuzz_access(void)
 {
 	volatile uint64_t *addr = (void *)(page() + 8 * below(psize() / 8));
@@ -125,7 +117,8 @@ static inline void fuzz_mm(void)
 		munmap(addr, len);
 	else if (one_in(8))
 		/* Or a second mapping of the same */
-		mremap(addr, one_in(8) ? 0 : len, length(to, 256), MOVE, to);
+		mremap(addr, one_in(8) ? 0 : len, length(to, 256),
+		       MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	else if (one_in(8))
 		mremap(addr, len, length(addr, 256), 0);
 	else if (one_in(3))
@@ -147,16 +140,15 @@ static inline void fuzz_once(void)
 /* A child that does some operations too, meanwhile */
 static inline void fuzz_fork(void)
 {
-	if (fuzz_child < 0)
+	if (fuzz_child < 0)	/* This is such a child. */
 		return;
 	if (fuzz_child)
 		waitpid(fuzz_child, NULL, 0);
-	fuzz_state += 2;
 	fuzz_child = fork();
 	if (fuzz_child)
 		return;
 	fuzz_child = -1;
-	fuzz_state ^= rnd() << 1;
+	srandom(random());
 	for (int i = 0; i < 40; i++)
 		fuzz_once();
 	_exit(0);
@@ -177,7 +169,7 @@ static inline void fuzz_init(int argc, char **argv, const char *device, const ch
 		*(opt == 's' ? &fuzz_seed : opt == 'n' ? &fuzz_count : &fuzz_seconds) =
 			optarg ? strtoul(optarg, NULL, 0) : 1;
 	ksft_print_msg("seed %lu\n", fuzz_seed);
-	fuzz_state = fuzz_seed + 1ULL;	/* also for what main() does */
+	srandom(fuzz_seed);	/* also for what main() does */
 	arena = mmap(NULL, ARENA_PAGES * psize() + align, PROT_NONE,
 		     MAP_ANON | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
 	if (arena == MAP_FAILED || sigaction(SIGBUS, &action, NULL) ||
@@ -195,7 +187,7 @@ static inline bool fuzz_run(void (*start)(void))
 	for (int i = 0; i < FUZZ_PROCESSES; i++) {
 		if (fork())
 			continue;
-		fuzz_state = (fuzz_seed + 1ULL) * 0x9e3779b97f4a7c15ULL + i;
+		srandom(fuzz_seed * FUZZ_PROCESSES + i);
 		if (start)
 			start();
 		for (unsigned long n = 0; n < fuzz_count && time(NULL) < end; n++)

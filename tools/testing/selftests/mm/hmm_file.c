@@ -1,25 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pages of files in device private memory: whatever is done to the file
- * meanwhile, no byte may get lost or be stale.
+ * Pages of files in device private memory: whatever is done to the file meanwhile, no byte may
+ * get lost or be stale.
  */
 #define _GNU_SOURCE
+#include <sys/sendfile.h>
+#include <sys/shm.h>
 #include <sys/swap.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <linux/mman.h>
-
-#include "hmm_file_op.h"
-
-#ifndef __NR_cachestat
-#define __NR_cachestat	451
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE	101
-#endif
+#include <mm/gup_test.h>
+#include "hmm_file_util.h"
 
 FILES(file)
 FS(file, tmpfs);
@@ -38,16 +28,6 @@ OP(file, load, CLEAN, PAGES, NONE)
 	}
 }
 
-OP(file, load_dirty, DIRTY, ANY, MAPPED | DISK)
-{
-}
-
-OP(file, read, CLEAN, PAGES, MAPPED)
-{
-	ASSERT_EQ(SIZE, pread(fd, buf, SIZE, 0));
-	ASSERT_TRUE(same(buf));
-}
-
 /* Large folios are split: a part of one goes, the rest stays. */
 OP(file, part, SYSTEM, PAGES, NONE)
 {
@@ -61,15 +41,14 @@ OP(file, part, SYSTEM, PAGES, NONE)
 	p = map(0, nr, PROT_READ, MAP_SHARED);
 	touch(p, nr, false);
 	ASSERT_TRUE(migrate(p + first * psize(), PAGES, false));
-	ASSERT_TRUE(right(mirror, first, PAGES, 1));
 	ASSERT_TRUE(right(p, 0, first, 1));
 	ASSERT_TRUE(right(p + next * psize(), next, nr - next, 1));
 	ASSERT_EQ(PAGES, resident());
 	ASSERT_TRUE(right(p + first * psize(), first, PAGES, 1));
 }
 
-/* Who does not wait gets nothing. */
-OP(file, nowait, CLEAN, 0, READ)
+/* Who does not wait gets nothing; who does gets all, and not from the disk. */
+OP(file, nowait, CLEAN, PAGES, MAPPED)
 {
 	struct iovec iov = { buf, SIZE };
 
@@ -78,44 +57,70 @@ OP(file, nowait, CLEAN, 0, READ)
 	/* Not each file system has that. */
 	ASSERT_EQ(-1, pwritev2(fd, &iov, 1, 0, RWF_NOWAIT));
 	ASSERT_TRUE(errno == EAGAIN || errno == EOPNOTSUPP);
-}
-
-/* What is on the disk must not be older. */
-OP(file, read_direct, WRITTEN, ANY, MAPPED)
-{
-	int direct = open(path, O_RDONLY | O_DIRECT);
-
-	ASSERT_EQ(SIZE, pread(direct, buf, SIZE, 0));
+	ASSERT_EQ(0, recalls());
+	ASSERT_EQ(SIZE, pread(fd, buf, SIZE, 0));
 	ASSERT_TRUE(same(buf));
 }
 
+/*
+ * After writeback, who writes has to ask the file system again. What is read from the disk then,
+ * perhaps without waiting, must not be older.
+ */
+OP(file, read_direct, WRITTEN, ANY, MAPPED | DISK)
+{
+	int direct = open(path, O_RDONLY | O_DIRECT);
+	struct iovec iov = { buf, SIZE };
+
+	ASSERT_EQ(0, fsync(fd));
+	fill(p, 0, PAGES, 3);
+	ASSERT_TRUE(migrate(p, PAGES, true));
+	ASSERT_TRUE(right(mirror, 0, PAGES, 3));
+	ASSERT_TRUE(device_fills(p, 4));
+	for (int i = 0; fs->mkfs && i < 100; i++) {
+		ASSERT_EQ(-1, preadv2(direct, &iov, 1, 0, RWF_NOWAIT));
+		ASSERT_EQ(EAGAIN, errno);
+	}
+	ASSERT_EQ(SIZE, pread(direct, buf, SIZE, 0));
+	ASSERT_TRUE(same(buf));
+	close(direct);
+}
+
+/* Nor does the device read what it had: dirty, then clean. */
 OP(file, write_direct, WRITTEN, ANY, MAPPED | READ)
 {
 	int direct = open(path, O_WRONLY | O_DIRECT);
 
-	fill(model, 0, PAGES / 2, 3);
-	memcpy(buf, model, SIZE);
-	ASSERT_EQ(SIZE / 2, pwrite(direct, buf, SIZE / 2, 0));
+	for (unsigned int i = 3; i < 5; i++) {
+		fill(model, 0, PAGES / 2, i);
+		memcpy(buf, model, SIZE);
+		ASSERT_EQ(SIZE / 2, pwrite(direct, buf, SIZE / 2, 0));
+		ASSERT_EQ(0, command(HMM_DMIRROR_READ, p, mirror, PAGES));
+		ASSERT_TRUE(same(mirror));
+		ASSERT_EQ(0, fsync(fd));
+		ASSERT_TRUE(migrate(p, PAGES, false));
+	}
+	close(direct);
 }
 
-/* A part of each page, whose rest only the device has */
+/* A part of each page, whose rest only the device has: it sees that. */
 OP(file, write, WRITTEN, PAGES, ALL)
-{
-	for (size_t at = 1024; at < SIZE; at += psize())
-		ASSERT_EQ(8, pwrite(fd, memset(model + at, 1, 8), 8, at));
-}
-
-OP(file, store, WRITTEN, PAGES, ALL)
 {
 	for (size_t at = 1024; at < SIZE; at += psize()) {
 		memset(model + at, 1, 8);
-		memset(p + at, 1, 8);
+		if (at / psize() % 2)
+			memset(p + at, 1, 8);
+		else
+			ASSERT_EQ(8, pwrite(fd, model + at, 8, at));
 	}
+	ASSERT_EQ(0, command(HMM_DMIRROR_READ, p, mirror, PAGES));
+	ASSERT_TRUE(same(mirror));
 }
 
-/* It finds that the pages are there. */
+/* Readahead finds that the pages are there, and so does another migration. */
 OP(file, readahead, WRITTEN, 0, MAPPED)
 {
+	ASSERT_EQ(0, try_migrate(p, PAGES));
+	ASSERT_TRUE(device_reads(p, 0, PAGES, 2));
 	readahead(fd, 0, SIZE);
 	madvise(p, SIZE, MADV_WILLNEED);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
@@ -131,8 +136,7 @@ OP(file, observers, WRITTEN, ANY, MAPPED)
 
 	ASSERT_EQ(0, mincore(p, SIZE, vec));
 	for (unsigned long i = 0; i < PAGES; i++) {
-		ASSERT_EQ(0, pagemap_get_entry(pagemap, p + i * psize()) &
-			     (PM_PRESENT | PM_SWAP));
+		ASSERT_EQ(0, pagemap_get_entry(pagemap, p + i * psize()) & (PM_PRESENT | PM_SWAP));
 		ASSERT_EQ(1, vec[i] & 1);
 	}
 	ASSERT_EQ(0, syscall(__NR_cachestat, fd, &range, &cs, 0));
@@ -144,7 +148,7 @@ OP(file, observers, WRITTEN, ANY, MAPPED)
 	ASSERT_EQ(SIZE, lseek(fd, 0, SEEK_HOLE));
 }
 
-/* What the device wrote reaches the disk, by each way to write back. */
+/* What the device wrote reaches the disk. */
 OP(file, fsync, WRITTEN, ANY, DISK)
 {
 	struct cachestat_range range = { 0, SIZE };
@@ -158,63 +162,19 @@ OP(file, fsync, WRITTEN, ANY, DISK)
 	ASSERT_TRUE(same(p));
 }
 
-OP(file, msync, WRITTEN, ANY, DISK)
-{
-	ASSERT_EQ(0, msync(p, SIZE, MS_SYNC));
-	ASSERT_EQ(fs->mkfs ? 0 : PAGES, resident());
-}
-
-OP(file, sync, WRITTEN, ANY, DISK)
-{
-	sync();
-	ASSERT_EQ(fs->mkfs ? 0 : PAGES, resident());
-}
-
 /* Nobody asks for it, and the file is closed. */
-OP(file, unmount, WRITTEN, 0, DISK)
+OP(file, unmount, DIRTY, 0, DISK)
 {
 }
 
-/* The time has come, and too much is dirty: so that who writes more has to wait. */
+/* The time has come. */
 OP(file, periodic_writeback, WRITTEN, ANY, DISK)
 {
-	ASSERT_TRUE(writeback_every("10"));
+	writeback_every(10);
 	ASSERT_TRUE(!fs->mkfs || WAIT_FOR(!resident()));
-	ASSERT_TRUE(writeback_every("0"));
+	writeback_every(0);
 	/* Some file systems have the size on the disk later than the data. */
 	ASSERT_EQ(0, fsync(fd));
-}
-
-OP(file, dirty_throttling, WRITTEN, ANY, DISK)
-{
-	bool ok = true;
-
-	/* 4 and 8 pages, of 4 KiB */
-	set_file("/proc/sys/vm/dirty_background_bytes", "16384");
-	set_file("/proc/sys/vm/dirty_bytes", "32768");
-	/*
-	 * It goes on until the limit is kept, by sums that need not be up to
-	 * date without help, and nobody but a writer starts it again.
-	 */
-	do {
-		ok &= set_file("/proc/sys/vm/stat_refresh", "1");
-		ok &= pwrite(fd, model, psize(), SIZE) == psize();
-	} while (ok && fs->mkfs && resident() >= (long)PAGES / 2);
-	set_file("/proc/sys/vm/dirty_ratio", "20");
-	set_file("/proc/sys/vm/dirty_background_ratio", "10");
-	ASSERT_TRUE(ok);
-	ASSERT_TRUE(fs->mkfs || resident() == PAGES);
-	ASSERT_EQ(0, fsync(fd));
-}
-
-/* After writeback, who writes has to ask the file system again. */
-OP(file, store_after_fsync, WRITTEN, 0, DISK)
-{
-	ASSERT_EQ(0, fsync(fd));
-	fill(p, 0, PAGES, 3);
-	ASSERT_TRUE(migrate(p, PAGES, true));
-	ASSERT_TRUE(right(mirror, 0, PAGES, 3));
-	ASSERT_TRUE(device_fills(p, 4));
 }
 
 /* Clean pages are no business of writeback's. */
@@ -236,21 +196,6 @@ OP(file, drop_caches, WRITTEN, ANY, READ)
 	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
 }
 
-/* Frozen, all is written back; clean pages may go again. */
-OP(file, freeze, WRITTEN, ANY, MAPPED)
-{
-	int d = open(dir, O_RDONLY | O_DIRECTORY);
-	bool ok;
-
-	if (ioctl(d, FIFREEZE, 0)) {
-		ASSERT_TRUE(!fs->mkfs && errno == EOPNOTSUPP);
-		return;
-	}
-	ok = !resident() && same(p) && migrate(p, PAGES, false);
-	ioctl(d, FITHAW, 0);
-	ASSERT_TRUE(ok);
-}
-
 /* What is cut off does not come back, the rest stays. */
 OP(file, truncate, WRITTEN, ANY, ALL)
 {
@@ -259,6 +204,7 @@ OP(file, truncate, WRITTEN, ANY, ALL)
 	ASSERT_EQ(0, ftruncate(fd, size));
 	ASSERT_LE(resident(), 5);
 	ASSERT_EQ(SIGBUS, SIGNAL_OF(FORCE_READ(p[6 * psize()])));
+	ASSERT_EQ(-EFAULT, command(HMM_DMIRROR_READ, p + 6 * psize(), mirror, 1));
 	ASSERT_EQ(0, ftruncate(fd, SIZE));
 	memset(model + size, 0, SIZE - size);
 }
@@ -273,47 +219,52 @@ OP(file, truncate_all, WRITTEN, ANY, ALL)
 	memset(model, 0, SIZE);
 }
 
-/* Does the file system have it? If so, the file keeps its size. */
-static bool change(int mode, size_t at, size_t len)
+/* What is behind the end of the file, in an extent not written, is zeroes when it grows. */
+OP(file, extend, SYSTEM, ANY, READ)
 {
-	return !fallocate(fd, mode, at, len) && !ftruncate(fd, SIZE);
-}
-
-OP(file, punch_hole, WRITTEN, ANY, ALL)
-{
-	const size_t at = 3 * psize() + 512, len = 4 * psize();
-
-	ASSERT_TRUE(change(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len));
-	memset(model + at, 0, len);
-}
-
-OP(file, zero_range, WRITTEN, ANY, ALL)
-{
-	if (!change(FALLOC_FL_ZERO_RANGE, 4 * psize() + 8, 16)) {
-		ASSERT_EQ(EOPNOTSUPP, errno);
+	/* tmpfs shows what any mapping has been used to write there. */
+	if (!fs->mkfs)
 		return;
-	}
-	memset(model + 4 * psize() + 8, 0, 16);
+	ASSERT_EQ(0, ftruncate(fd, 0));
+	if (fallocate(fd, 0, 0, SIZE))
+		ASSERT_EQ(EOPNOTSUPP, errno);
+	ASSERT_EQ(0, ftruncate(fd, 104));
+	p = map(0, 1, RW, MAP_SHARED);
+	ASSERT_TRUE(migrate(p, 1, true));
+	ASSERT_TRUE(device_writes(p, 0, 1, 2));
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	memset(model, 0, SIZE);
+	memcpy(model, buf, 104);
 }
 
-OP(file, collapse_range, WRITTEN, ANY, ALL)
+OP(file, fallocate, WRITTEN, ANY, ALL)
 {
-	if (!change(FALLOC_FL_COLLAPSE_RANGE, SIZE / 4, SIZE / 4)) {
-		ASSERT_EQ(EOPNOTSUPP, errno);
-		return;
-	}
-	memmove(model + SIZE / 4, model + SIZE / 2, SIZE / 2);
-	memset(model + SIZE / 4 * 3, 0, SIZE / 4);
-}
+	static const int modes[] = {
+		FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
+		FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE,
+	};
 
-OP(file, insert_range, WRITTEN, ANY, ALL)
-{
-	if (!change(FALLOC_FL_INSERT_RANGE, SIZE / 4, SIZE / 4)) {
-		ASSERT_EQ(EOPNOTSUPP, errno);
-		return;
+	for (unsigned int i = 0; i < ARRAY_SIZE(modes); i++) {
+		/* The first two take parts of pages. */
+		const size_t from = SIZE / 4 + (i < 2 ? 512 : 0), to = SIZE / 2;
+
+		ASSERT_TRUE(migrate(p, PAGES, true));
+		ASSERT_TRUE(device_fills(p, i + 3));
+		if (fallocate(fd, modes[i], from, to - from)) {
+			ASSERT_EQ(EOPNOTSUPP, errno);
+			continue;
+		}
+		ASSERT_EQ(0, ftruncate(fd, SIZE));
+		if (modes[i] == FALLOC_FL_COLLAPSE_RANGE) {
+			memmove(model + from, model + to, SIZE - to);
+			memset(model + SIZE - (to - from), 0, to - from);
+		} else {
+			if (modes[i] == FALLOC_FL_INSERT_RANGE)
+				memmove(model + to, model + from, SIZE - to);
+			memset(model + from, 0, to - from);
+		}
+		ASSERT_TRUE(same(p));
 	}
-	memmove(model + SIZE / 2, model + SIZE / 4, SIZE / 2);
-	memset(model + SIZE / 4, 0, SIZE / 4);
 }
 
 OP(file, unlink, WRITTEN, 1, NONE)
@@ -338,15 +289,11 @@ OP(file, evict, WRITTEN, ANY, DISK)
 	ASSERT_TRUE(same(mirror));
 }
 
-OP(file, release, WRITTEN, ANY, DISK)
-{
-	ASSERT_TRUE(release());
-}
-
 /* or cannot copy, as if the disk could not be read. */
 OP(file, copy_fails, WRITTEN, ANY, MAPPED | DISK)
 {
 	ASSERT_EQ(0, set_flags(HMM_DMIRROR_FLAG_FAIL_COPY));
+	ASSERT_EQ(0, evict());
 	ASSERT_EQ(SIGBUS, SIGNAL_OF(FORCE_READ(*p)));
 	ASSERT_EQ(SIGBUS, SIGNAL_OF(*(volatile char *)p = 0));
 	ASSERT_EQ(EIO, error_of(pread(fd, buf, psize(), 0)));
@@ -397,8 +344,6 @@ OP(file, device_lost, WRITTEN, ANY, DISK)
 		ASSERT_EQ(SIGBUS, SIGNAL_OF(p[psize()] = 0));
 		ASSERT_EQ(EIO, error_of(pread(fd, buf, 1, 2 * psize())));
 		ASSERT_EQ(EIO, error_of(pwrite(fd, "x", 1, 3 * psize())));
-		ASSERT_EQ(0, fstat(fd, &st));
-		ASSERT_EQ(SIZE / 512, st.st_blocks);
 		ASSERT_EQ(0, ftruncate(fd, 0));
 		ASSERT_EQ(0, fstat(fd, &st));
 		ASSERT_EQ(0, st.st_blocks);
@@ -421,44 +366,40 @@ OP(file, device_lost_clean, CLEAN, ANY, NONE)
 }
 
 /*
- * Each allocation on the way back, or there, fails once: who can fail does, and
- * the data are where they were, or in memory.
+ * Each allocation on the way back, or there, fails once: who can fail does, and the data are
+ * where they were, or in memory.
  */
 OP(file, no_memory, WRITTEN, ANY, MAPPED | READ)
 {
-	enum { PREAD, PWRITE, LOAD, STORE, MIGRATE, WAYS };
+	enum { PREAD, PWRITE, STORE, MIGRATE, WAYS };
 	unsigned int failures = 0;
 
-	for (int way = 0; way < WAYS; way++) {
-		bool pending = false;
+	for (int way = 0, n = 1; way < WAYS; n++) {
+		const size_t at = n % PAGES * psize();
+		long ret = 0;
 
-		for (unsigned int n = 1; !pending; n++) {
-			const size_t at = n % PAGES * psize();
-			long ret = 0;
-
-			ASSERT_TRUE(migrate(p, PAGES, true));
-			ASSERT_TRUE(device_fills(p, n % 100 + 3));
-			if (way == MIGRATE)
-				touch(p, PAGES, true);
-			ASSERT_TRUE(fail_nth(n));
-			if (way == PREAD)
-				ret = pread(fd, buf, 8, at);
-			else if (way == PWRITE)
-				ret = pwrite(fd, model + at, 8, at);
-			else if (way == LOAD)
-				FORCE_READ(p[at]);
-			else if (way == STORE)
-				memcpy(p + at, model + at, 8);
-			else
-				try_migrate(p, PAGES);
-			ret = error_of(ret);
-			pending = fail_pending();
-			ASSERT_TRUE(fail_nth(0));
-			ASSERT_TRUE(!ret || ret == ENOMEM);
-			failures += !!ret;
-			ASSERT_TRUE(same(p));
-			ASSERT_EQ(0, resident());
+		ASSERT_TRUE(migrate(p, PAGES, true));
+		ASSERT_TRUE(device_fills(p, n % 100 + 3));
+		if (way == MIGRATE)
+			touch(p, PAGES, true);
+		ASSERT_TRUE(fail_nth(n));
+		if (way == PREAD)
+			ret = pread(fd, buf, 8, at);
+		else if (way == PWRITE)
+			ret = pwrite(fd, model + at, 8, at);
+		else if (way == STORE)
+			memcpy(p + at, model + at, 8);
+		else
+			try_migrate(p, PAGES);
+		ret = error_of(ret);
+		if (fail_pending()) {
+			way++;
+			n = 0;
 		}
+		ASSERT_TRUE(!ret || ret == ENOMEM);
+		failures += !!ret;
+		ASSERT_TRUE(same(p));
+		ASSERT_EQ(0, resident());
 	}
 	ASSERT_GT(failures, 1);
 }
@@ -487,7 +428,7 @@ OP(file, hole, SYSTEM, ANY, DISK)
 {
 	ASSERT_EQ(0, ftruncate(fd, 0));
 	ASSERT_EQ(0, ftruncate(fd, SIZE));
-	p = map(0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
+	p = map(0, PAGES, RW, MAP_SHARED);
 	ASSERT_TRUE(migrate(p, PAGES, false));
 	fill(model, 0, PAGES, 2);
 	ASSERT_EQ(0, command(HMM_DMIRROR_WRITE, p, model, PAGES));
@@ -500,17 +441,14 @@ static bool make_swap(int file)
 {
 	const uint32_t head[3] = { 1, 63, 0 };
 
-	memset(buf, 0, psize());
-	for (int i = 0; i < 64; i++)
-		if (pwrite(file, buf, psize(), i * psize()) != psize())
-			return false;
-	return pwrite(file, head, sizeof(head), 1024) == sizeof(head) &&
+	return !fallocate(file, 0, 0, 64 * psize()) &&
+	       pwrite(file, head, sizeof(head), 1024) == sizeof(head) &&
 	       pwrite(file, "SWAPSPACE2", 10, psize() - 10) == 10 && !fsync(file);
 }
 
 /*
- * swapoff looks for its entries where those of devices are; and a file that is
- * swapped to has no pages to migrate.
+ * swapoff looks for its entries where those of devices are; and a file that is swapped to has no
+ * pages to migrate.
  */
 OP(file, swapoff, WRITTEN, ANY, NONE)
 {
@@ -531,7 +469,7 @@ OP(file, swapoff, WRITTEN, ANY, NONE)
 	}
 	disk = open(image, O_RDWR | O_CREAT, 0600);
 	ASSERT_TRUE(make_swap(disk));
-	disk = attach_image(image, name);
+	disk = attach_image(name);
 	ASSERT_EQ(0, swapon(name, SWAP_FLAG_PREFER | SWAP_FLAG_PRIO_MASK));
 	free = number_in("/proc/meminfo", "SwapFree:");
 	touch(p + SIZE / 2, PAGES / 2, false);
@@ -560,8 +498,8 @@ OP(file, memory_failure, WRITTEN, ANY, NONE)
 }
 
 /*
- * khugepaged takes no pages away from a device, but who asks for a huge page
- * gets it, at once: clean pages come back as well.
+ * khugepaged takes no pages away from a device, but who asks for a huge page gets it, at once:
+ * clean pages come back as well.
  */
 OP(file, huge, SYSTEM, ANY, NONE)
 {
@@ -569,7 +507,6 @@ OP(file, huge, SYSTEM, ANY, NONE)
 	const size_t size = read_pmd_pagesize(), nr = size / psize();
 	const long was = number_in(KHUGEPAGED "full_scans", "");
 	cpu_set_t cpu;
-	char *area;
 	bool ok;
 	int err;
 
@@ -578,15 +515,7 @@ OP(file, huge, SYSTEM, ANY, NONE)
 		return;
 	ASSERT_TRUE(write_pages(0, nr, 1));
 	ASSERT_EQ(0, fsync(fd));
-	area = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	/* The process is on khugepaged's list by this, on any file system. */
-	ASSERT_EQ(0, madvise(area, 2 * size, MADV_HUGEPAGE));
-	memset(area, 1, 2 * size);
-	area = (char *)(((uintptr_t)area + size - 1) & ~(size - 1));
-	p = mmap(area, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-	ASSERT_EQ(area, p);
-	madvise(p, size, MADV_HUGEPAGE);
+	p = map_huge(size);
 	touch(p, nr, false);
 	ASSERT_TRUE(migrate(p, PAGES, false));
 
@@ -610,18 +539,18 @@ OP(file, huge, SYSTEM, ANY, NONE)
 }
 
 /*
- * A node of i_pages with nothing but values goes, when there are more of these
- * than an eighth of the cgroup's pages: they may be shadows of what was evicted.
+ * A node of i_pages with nothing but values goes, when there are more of these than an eighth of
+ * the cgroup's pages: they may be shadows of what was evicted.
  */
 OP(file, shadow_nodes, SYSTEM, ANY, NONE)
 {
 	/* A page in each node. btrfs writes back for space for more extents. */
 	const unsigned long nr = fs->mkfs ? 512 : 64, step = 64, dirty = 32;
 
-	ASSERT_TRUE(join_cgroup("shadow"));
-	ASSERT_EQ(NULL, new_file(NULL));
+	ASSERT_TRUE(join_cgroup(CGROUP_A));
+	ASSERT_TRUE(new_file(NULL));
 	ASSERT_EQ(0, ftruncate(fd, nr * step * psize()));
-	p = map(0, nr * step, PROT_READ | PROT_WRITE, MAP_SHARED);
+	p = map(0, nr * step, RW, MAP_SHARED);
 	madvise(p, nr * step * psize(), MADV_RANDOM);
 	for (unsigned long i = 0; i < nr; i++)
 		fill(p + i * step * psize(), i, 1, 1);
@@ -633,22 +562,227 @@ OP(file, shadow_nodes, SYSTEM, ANY, NONE)
 	ASSERT_EQ(nr, resident());
 	for (unsigned long i = 0; i < nr; i++)
 		ASSERT_TRUE(right(p + i * step * psize(), i, 1, 1));
-	leave_cgroups("shadow", "");
 }
 
 /* What may not be written is not writable when it is back. */
-OP(file, readonly, CLEAN, ANY, MAPPED)
-{
-	FORCE_READ(*p);
-	ASSERT_EQ(SIGSEGV, SIGNAL_OF(*(volatile char *)p = 1));
-	ASSERT_NE(0, command(HMM_DMIRROR_WRITE, p, buf, PAGES));
-}
-
 OP(file, mprotect, WRITTEN, ANY, MAPPED)
 {
 	ASSERT_EQ(0, mprotect(p, SIZE, PROT_READ));
 	ASSERT_EQ(SIGSEGV, SIGNAL_OF(*(volatile char *)p = 1));
 	ASSERT_NE(0, command(HMM_DMIRROR_WRITE, p, buf, PAGES));
+}
+
+/* Mappings: who takes pages from them, and what does not migrate */
+FILES(mapping)
+FS(mapping, tmpfs);
+FS(mapping, ext4);
+
+OP(mapping, mlock, SYSTEM, 0, NONE)
+{
+	p = map(0, PAGES, PROT_READ, MAP_SHARED);
+	ASSERT_EQ(0, mlock(p, SIZE));
+	ASSERT_TRUE(stay(p, PAGES));
+}
+
+/* Others have a copy, which is their own. */
+OP(mapping, private, PRIVATE, ANY, READ)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		bool ok = same(p);
+
+		fill(p, 0, PAGES, 3);
+		_exit(!ok || !right(p, 0, PAGES, 3));
+	}
+	ASSERT_TRUE(ends_well(pid));
+	ASSERT_TRUE(same(p));
+	fill(p, 0, 4, 7);
+	ASSERT_TRUE(migrate(p, PAGES, false));
+	ASSERT_TRUE(right(mirror, 0, 4, 7));
+	fill(p + 4 * psize(), 4, 4, 7);
+	ASSERT_TRUE(right(p, 0, 8, 7));
+	ASSERT_TRUE(right(p + 8 * psize(), 8, PAGES - 8, 1));
+}
+
+/* Who writes to protected pages is to be told, also when they have been away. */
+OP(mapping, uffd_wp, WRITTEN, PAGES, MAPPED)
+{
+	int uffd = new_uffd(UFFD_FEATURE_WP_ASYNC, p, SIZE, false, true, false);
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	struct uffdio_writeprotect wp = {
+		{ (uintptr_t)p, SIZE / 4 }, UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+
+	ASSERT_TRUE(same(p));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp));
+	ASSERT_TRUE(migrate(p, PAGES, false));
+	for (int back = 0; back < 2; back++) {
+		for (unsigned long i = 0; i < PAGES; i++)
+			ASSERT_EQ(i < PAGES / 4 ? PM_UFFD_WP : 0,
+				  pagemap_get_entry(pagemap, p + i * psize()) & PM_UFFD_WP);
+		ASSERT_TRUE(same(p));
+	}
+}
+
+/* GUP has no PTE to take a page from: by the fast way, */
+OP(mapping, vmsplice, WRITTEN, PAGES / 2, MAPPED)
+{
+	struct iovec iov = { p, SIZE / 2 };
+	int ends[2];
+
+	ASSERT_EQ(0, pipe(ends));
+	ASSERT_EQ(SIZE / 2, vmsplice(ends[1], &iov, 1, 0));
+	ASSERT_EQ(PAGES / 2, recalls());
+	/* The pipe has references to them. */
+	ASSERT_TRUE(stay(p, PAGES / 2));
+	ASSERT_EQ(SIZE / 2, read(ends[0], buf, SIZE / 2));
+	ASSERT_EQ(0, memcmp(buf, model, SIZE / 2));
+}
+
+/* for long, */
+OP(mapping, longterm_pin, CLEAN, ANY, MAPPED)
+{
+	struct pin_longterm_test pin = { (uintptr_t)p, SIZE };
+	int gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	uint64_t dest = (uintptr_t)buf;
+
+	if (gup < 0)
+		SKIP(return, "no CONFIG_GUP_TEST");
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin));
+	ASSERT_EQ(PAGES, recalls());
+	ASSERT_TRUE(stay(p, PAGES));
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_READ, &dest));
+	ASSERT_TRUE(same(buf));
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_STOP));
+	ASSERT_TRUE(migrate(p, PAGES, false));
+}
+
+/* and for I/O to a mapping. */
+OP(mapping, direct_io_buffer, WRITTEN, PAGES, MAPPED | READ)
+{
+	int direct = open(dir, O_RDWR | O_TMPFILE | O_DIRECT, 0600);
+
+	fill(model, 0, PAGES, 3);
+	memcpy(buf, model, SIZE);
+	ASSERT_EQ(SIZE, pwrite(direct, buf, SIZE, 0));
+	ASSERT_EQ(SIZE, pread(direct, p, SIZE, 0));
+	ASSERT_EQ(0, resident());
+}
+
+#if defined(__x86_64__)
+#define NOP	"\x90"
+#elif defined(__aarch64__)
+#define NOP	"\x1f\x20\x03\xd5"
+#else
+#define NOP	""
+#endif
+
+/*
+ * To remove a breakpoint, uprobes look whether the page of the file is the same as theirs, under
+ * the page table lock.
+ */
+OP(mapping, uprobe, SYSTEM, 0, NONE)
+{
+	const char *events = "/sys/kernel/tracing/uprobe_events";
+	const char *enable = "/sys/kernel/tracing/events/hmm_file/t/enable";
+	const size_t len = strlen(NOP);
+	char event[160], *q;
+
+	if (!len)
+		return;
+	for (size_t at = 0; at < psize(); at += len)
+		ASSERT_EQ(len, pwrite(fd, NOP, len, at));
+	/* What is executable does not migrate; that it could be is enough here. */
+	q = map(0, 1, PROT_READ, MAP_PRIVATE);
+	p = map(0, 1, PROT_READ, MAP_SHARED);
+	ASSERT_TRUE(migrate(p, 1, false));
+	mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, NULL);
+	if (access(events, W_OK))
+		SKIP(return, "no CONFIG_UPROBE_EVENTS");
+	snprintf(event, sizeof(event), "p:hmm_file/t %s:0x40", path);
+	ASSERT_TRUE(set_file(events, event));
+	ASSERT_TRUE(set_file(enable, "1"));
+	ASSERT_NE(0, memcmp(q + 64, NOP, len));
+	ASSERT_EQ(0, memcmp(p + 64, NOP, len));
+	ASSERT_TRUE(migrate(p, 1, false));
+	ASSERT_TRUE(set_file(enable, "0"));
+	ASSERT_TRUE(set_file(events, "-:hmm_file/t"));
+	ASSERT_EQ(1, resident());
+	ASSERT_EQ(0, memcmp(q + 64, NOP, len));
+}
+
+OP(mapping, build_id, SYSTEM, ANY, NONE)
+{
+	struct procmap_query query = { .size = sizeof(query) };
+	int maps = open("/proc/self/maps", O_RDONLY);
+	int exe = open("/proc/self/exe", O_RDONLY);
+
+	while (sendfile(fd, exe, NULL, 1 << 20) > 0)
+		;
+	ASSERT_EQ(0, fsync(fd));
+	p = map(0, PAGES, PROT_READ, MAP_SHARED);
+	ASSERT_TRUE(migrate(p, PAGES, false));
+	memset(buf, 0, 40);
+	query.query_addr = (uintptr_t)p;
+	for (int back = 0; back < 2; back++) {
+		query.build_id_size = 20;
+		query.build_id_addr = (uintptr_t)buf + back * 20;
+		ASSERT_EQ(0, ioctl(maps, PROCMAP_QUERY, &query));
+		ASSERT_NE(0, query.build_id_size);
+		ASSERT_GT(recalls(), 0);
+	}
+	ASSERT_EQ(0, memcmp(buf, buf + 20, 20));
+}
+
+/* What does not migrate stays, with no harm. */
+static char *map_secret(void)
+{
+	fd = syscall(447 /* memfd_secret */, 0);
+	return ftruncate(fd, SIZE) ? NULL : map(0, PAGES, RW, MAP_SHARED);
+}
+
+static char *map_locked(void)
+{
+	int shm = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
+	char *p = shmat(shm, NULL, 0);
+
+	return shmctl(shm, SHM_LOCK, NULL) || shmctl(shm, IPC_RMID, NULL) ? NULL : p;
+}
+
+/* With data=journal, even what the journal has done with */
+static char *map_file(void)
+{
+	return write_pages(0, PAGES, 1) && !fsync(fd) && reopen() ?
+		map(0, PAGES, RW, MAP_SHARED) : NULL;
+}
+
+FIXTURE(refused) { };
+FIXTURE_VARIANT(refused)
+{
+	const char *fs;
+	char *(*map)(void);
+};
+
+FIXTURE_VARIANT_ADD(refused, secretmem) { "tmpfs", map_secret };
+FIXTURE_VARIANT_ADD(refused, shm_lock) { "tmpfs", map_locked };
+FIXTURE_VARIANT_ADD(refused, ramfs) { "ramfs", map_file };
+FIXTURE_VARIANT_ADD(refused, ext2) { "ext2", map_file };
+FIXTURE_VARIANT_ADD(refused, ext4_journal) { "ext4_journal", map_file };
+FIXTURE_SETUP(refused) { }
+FIXTURE_TEARDOWN(refused) { }
+
+TEST_F(refused, stays)
+{
+	char *p = new_file(variant->fs) ? variant->map() : NULL;
+
+	if (!p)
+		SKIP(return, "no %s, or no such memory", variant->fs);
+	if (!right(p, 0, PAGES, 1))
+		fill(p, 0, PAGES, 1);
+	ASSERT_TRUE(stay(p, PAGES));
+	ASSERT_TRUE(right(p, 0, PAGES, 1));
+	ASSERT_EQ(stats().recalls, before.recalls);
 }
 
 HMM_FILE_MAIN

@@ -5,68 +5,37 @@
  * no more than the CPU does.
  */
 #define _GNU_SOURCE
-#include <sys/syscall.h>
+#include <pthread.h>
 #include <linux/udmabuf.h>
-#include <linux/userfaultfd.h>
-
-#include "kselftest_harness.h"
 #include "hmm_file_util.h"
 
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL	102
-#define MADV_GUARD_REMOVE	103
-#endif
-
-FIXTURE(notify) { };
-FIXTURE_VARIANT(notify) { const char *fs; };
-FIXTURE_VARIANT_ADD(notify, tmpfs) { "tmpfs" };
-FIXTURE_VARIANT_ADD(notify, ext4_1k) { "ext4_1k" };
-FIXTURE_VARIANT_ADD(notify, xfs) { "xfs" };
-
-FIXTURE_SETUP(notify)
-{
-	const char *reason = new_file(variant->fs);
-
-	if (reason)
-		SKIP(return, "%s: %s", variant->fs, reason);
-	ASSERT_TRUE(write_pages(0, PAGES, 1));
-}
-
-FIXTURE_TEARDOWN(notify)
-{
-	EXPECT_TRUE(end_file());
-}
+FILES(notify)
+FS(notify, tmpfs);
+FS(notify, ext4_1k);
+FS(notify, xfs);
 
 /* Who puts a guard over a page takes it from the device as well. */
 TEST_F(notify, guard)
 {
-	static const struct {
-		int map;
-		unsigned long request;
-	} modes[] = {
-		{ MAP_SHARED, HMM_DMIRROR_WRITE },
-		{ MAP_SHARED, HMM_DMIRROR_READ },
-		{ MAP_PRIVATE, HMM_DMIRROR_READ },
-	};
-
-	for (unsigned int i = 0; i < ARRAY_SIZE(modes); i++) {
-		const bool write = modes[i].request == HMM_DMIRROR_WRITE;
-		char *p = map(0, PAGES, PROT_READ | PROT_WRITE, modes[i].map);
+	for (int shared = 0; shared < 2; shared++) {
+		const unsigned long request = shared ? HMM_DMIRROR_WRITE : HMM_DMIRROR_READ;
+		char *p = map(0, PAGES, RW, shared ? MAP_SHARED : MAP_PRIVATE);
 		char *guard = p + psize(), *rest = guard + psize();
+		int sig;
 
-		ASSERT_TRUE(migrate(p, PAGES, modes[i].map == MAP_SHARED));
+		ASSERT_TRUE(migrate(p, PAGES, shared));
 		ASSERT_EQ(0, madvise(guard, psize(), MADV_GUARD_INSTALL));
 		fill(buf, 2, PAGES - 2, 2);
-		ASSERT_EQ(-EFAULT, command(modes[i].request, guard, buf, 1));
-		ASSERT_EQ(SIGSEGV, SIGNAL_OF(FORCE_READ(*guard)));
+		ASSERT_EQ(-EFAULT, command(request, guard, buf, 1));
+		sig = SIGNAL_OF(FORCE_READ(*guard));
+		ASSERT_EQ(SIGSEGV, sig);
 		/* The rest is where it was. */
-		ASSERT_EQ(0, command(modes[i].request, rest, buf, PAGES - 2));
+		ASSERT_EQ(0, command(request, rest, buf, PAGES - 2));
 		ASSERT_EQ(PAGES, resident());
 		ASSERT_EQ(0, madvise(guard, psize(), MADV_GUARD_REMOVE));
 		ASSERT_TRUE(right(p, 0, 2, 1));
-		ASSERT_TRUE(right(rest, 2, PAGES - 2, write ? 2 : 1));
+		ASSERT_TRUE(right(rest, 2, PAGES - 2, shared ? 2 : 1));
 		ASSERT_EQ(0, munmap(p, SIZE));
-		ASSERT_TRUE(write_pages(0, PAGES, 1));
 	}
 }
 
@@ -76,8 +45,7 @@ TEST_F(notify, uffd)
 	enum { COPY, ZEROPAGE, POISON };
 	enum { FAULT = -1, ZERO, FILE_HAS, NEW };
 	static const struct {
-		int map, op, error;
-		int seen;	/* by CPU and device */
+		int map, op, error, seen;	/* by CPU and device */
 	} modes[] = {
 		{ MAP_PRIVATE, COPY, 0, NEW },
 		{ MAP_PRIVATE, ZEROPAGE, 0, ZERO },
@@ -85,30 +53,20 @@ TEST_F(notify, uffd)
 		{ MAP_SHARED, POISON, 0, FAULT },
 		/* It is there. */
 		{ MAP_SHARED, COPY, EEXIST, FILE_HAS },
-		{ MAP_SHARED, ZEROPAGE, EEXIST, FILE_HAS },
 	};
 
-	for (unsigned int i = 0; i < ARRAY_SIZE(modes); i++) {
-		struct uffdio_api api = { UFFD_API, UFFD_FEATURE_POISON };
-		struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-		char *p = map(0, PAGES, PROT_READ | PROT_WRITE, modes[i].map);
+	/* Of files, those of shmem only */
+	for (unsigned int i = 0; !fs->mkfs && i < ARRAY_SIZE(modes); i++) {
+		char *p = map(0, PAGES, RW, modes[i].map);
 		char *dst = p + psize();
 		const struct uffdio_range page = { (uintptr_t)dst, psize() };
 		struct uffdio_zeropage zero = { page };
 		struct uffdio_poison poison = { page };
 		struct uffdio_copy copy = { page.start, (uintptr_t)buf, page.len };
-		int uffd = syscall(__NR_userfaultfd, O_CLOEXEC), err;
+		int uffd = new_uffd(UFFD_FEATURE_POISON, p, SIZE, true, false, false), err;
 
-		if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		if (uffd < 0)
 			SKIP(return, "no userfaultfd");
-		reg.range.start = (uintptr_t)p;
-		reg.range.len = SIZE;
-		if (ioctl(uffd, UFFDIO_REGISTER, &reg)) {
-			/* Of files, those of shmem only */
-			ASSERT_NE(NULL, fs->mkfs);
-			close(uffd);
-			break;
-		}
 		ASSERT_TRUE(migrate(p, PAGES, false));
 		fill(buf, 1, 1, NEW);
 		if (modes[i].op == COPY)
@@ -133,8 +91,8 @@ TEST_F(notify, uffd)
 }
 
 /*
- * Blocks behind the old end of a file are allocated when the CPU or the device
- * writes next, even if there was no memory to recall the page of that end.
+ * Blocks behind the old end of a file are allocated when the CPU or the device writes next, even
+ * if there was no memory to recall the page of that end.
  */
 TEST_F(notify, extend_no_memory)
 {
@@ -143,7 +101,7 @@ TEST_F(notify, extend_no_memory)
 	if (!fail_nth(0))
 		SKIP(return, "no CONFIG_FAIL_PAGE_ALLOC");
 	for (unsigned int n = 1; !pending; n++) {
-		char *p = map(0, 1, PROT_READ | PROT_WRITE, MAP_SHARED);
+		char *p = map(0, 1, RW, MAP_SHARED);
 
 		ASSERT_EQ(0, ftruncate(fd, 0));
 		ASSERT_EQ(0, ftruncate(fd, 1024));
@@ -152,7 +110,6 @@ TEST_F(notify, extend_no_memory)
 		if (ftruncate(fd, psize()))
 			ASSERT_EQ(ENOMEM, errno);
 		pending = fail_pending();
-		ASSERT_TRUE(fail_nth(0));
 		ASSERT_EQ(0, ftruncate(fd, psize()));
 		fill(buf, 0, 1, 2);
 		ASSERT_EQ(0, command(HMM_DMIRROR_WRITE, p, buf, 1));
@@ -163,23 +120,24 @@ TEST_F(notify, extend_no_memory)
 	}
 }
 
-/* Recalls take longer than a device that faults waits: but it advances. */
-TEST_F_TIMEOUT(notify, slow_recall, TIMEOUT)
+/*
+ * To one device, the memory of another is no memory: each page has to come back. That takes
+ * longer than a device that faults waits: but it advances.
+ */
+OP(notify, other_device, WRITTEN, PAGES, NONE)
 {
-	char *p = map(0, PAGES, PROT_READ | PROT_WRITE, MAP_SHARED);
-	int other = open(OTHER_DEVICE, O_RDWR), first = dev;
+	const int first = dev, other = open(OTHER_DEVICE, O_RDWR);
 
-	ASSERT_TRUE(migrate(p, PAGES, false));
 	ASSERT_GE(other, 0);
-	/* For another device, each has to come back. */
 	ASSERT_EQ(0, set_flags(HMM_DMIRROR_FLAG_SLOW_COPY));
 	dev = other;
 	ASSERT_EQ(0, set_flags(HMM_DMIRROR_FLAG_SLOW_COPY));
 	ASSERT_EQ(0, command(HMM_DMIRROR_READ_UNLOCKED, p, mirror, PAGES));
 	ASSERT_EQ(0, set_flags(0));
 	dev = first;
+	ASSERT_TRUE(same(mirror));
+	ASSERT_EQ(0, resident());
 	close(other);
-	ASSERT_TRUE(right(mirror, 0, PAGES, 1));
 }
 
 /* What is written while a page is pinned is not lost to a copy made before. */
@@ -191,16 +149,13 @@ TEST(pin)
 
 	if (udmabuf < 0)
 		SKIP(return, "no /dev/udmabuf");
-	ASSERT_EQ(NULL, new_file("tmpfs"));
+	ASSERT_TRUE(new_file("tmpfs"));
 	fd = memfd_create("pin", MFD_ALLOW_SEALING);
 	ASSERT_EQ(0, ftruncate(fd, psize()));
 	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
 	ASSERT_EQ(0, set_flags(HMM_DMIRROR_FLAG_SLOW_COPY));
 	seen = (int *)map(0, 1, PROT_READ, MAP_SHARED);
-	pid = fork();
-	if (!pid)
-		for (dev = open(DEVICE, O_RDWR);; FORCE_READ(*seen))
-			command(HMM_DMIRROR_MIGRATE_TO_DEV, seen, buf, 1);
+	pid = start_taking((char *)seen, 1);
 	create.memfd = fd;
 	for (int i = 1; i <= 20 && !lost; i++) {
 		int file, *p;
@@ -208,7 +163,7 @@ TEST(pin)
 		/* At another time of a copy */
 		usleep(i * 13000);
 		file = ioctl(udmabuf, UDMABUF_CREATE, &create);
-		p = mmap(NULL, psize(), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+		p = mmap(NULL, psize(), RW, MAP_SHARED, file, 0);
 		ASSERT_NE(MAP_FAILED, p);
 		*p = i;
 		munmap(p, psize());
@@ -222,6 +177,52 @@ TEST(pin)
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	ASSERT_TRUE(end_file());
+}
+
+static char *from, *page;
+static int uffd;
+
+/* While a write() waits for its data: dirty a page of its range, then fail. */
+static void *serve(void *unused)
+{
+	struct uffdio_poison poison = { .range = { (uintptr_t)from, SIZE } };
+	struct uffd_msg msg;
+	bool ok = read(uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+		  migrate(page, 1, true) && device_writes(page, 8, 1, 2);
+
+	set_flags(HMM_DMIRROR_FLAG_FAIL_COPY);
+	return ioctl(uffd, UFFDIO_POISON, &poison) || !ok ? NULL : page;
+}
+
+/* A short write gives back the blocks that it has reserved, but not under it. */
+TEST(xfs_short_write)
+{
+	pthread_t thread;
+	int direct;
+	void *ok;
+
+	if (!new_file("xfs"))
+		SKIP(return, "no xfs");
+	page = map(8, 1, RW, MAP_SHARED);
+	from = mmap(NULL, SIZE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uffd = new_uffd(UFFD_FEATURE_POISON, from, SIZE, true, false, false);
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd with UFFDIO_POISON");
+
+	/* No blocks yet */
+	ASSERT_EQ(0, ftruncate(fd, SIZE));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, serve, NULL));
+	EXPECT_EQ(-1, pwrite(fd, from, SIZE, 0));
+	EXPECT_EQ(EFAULT, errno);
+	set_flags(0);
+	ASSERT_EQ(0, pthread_join(thread, &ok));
+	ASSERT_NE(NULL, ok);
+
+	ASSERT_EQ(0, fsync(fd));
+	direct = open(path, O_RDONLY | O_DIRECT);
+	ASSERT_EQ(psize(), pread(direct, buf, psize(), 8 * psize()));
+	ASSERT_TRUE(right(buf, 8, 1, 2));
+	EXPECT_TRUE(end_file());
 }
 
 HMM_FILE_MAIN

@@ -1,36 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of pages of files in device private memory share. Each test is
- * a process with one device, that of lib/test_hmm.c, and one file.
+ * What the tests of pages of files in device private memory share. Each test is a process with
+ * one device, that of lib/test_hmm.c, and one file.
  */
 #ifndef HMM_FILE_UTIL_H
 #define HMM_FILE_UTIL_H
 
-#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <sys/syscall.h>
 #include <linux/loop.h>
-#include <linux/mount.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
 #include <lib/test_hmm_uapi.h>
+#include "kselftest_harness.h"
 #include "vm_util.h"
 
-/* <sys/mount.h> does not go with <linux/mount.h>. */
-int mount(const char *source, const char *target, const char *type,
-	  unsigned long flags, const void *data);
+/* <sys/mount.h> does not go with <linux/mount.h>, which others include. */
+int mount(const char *source, const char *target, const char *type, unsigned long flags,
+	  const void *data);
 int umount(const char *target);
 
 #define DEVICE		"/dev/hmm_dmirror0"
@@ -38,8 +31,13 @@ int umount(const char *target);
 #define WRITEBACK	"/proc/sys/vm/dirty_writeback_centisecs"
 #define EXPIRE		"/proc/sys/vm/dirty_expire_centisecs"
 #define DROP_CACHES	"/proc/sys/vm/drop_caches"
+#define TOP		"/tmp/hmm_file"
+#define CGROUP		TOP "/cgroup/"
+#define CGROUP_A	CGROUP "a/"
+#define CGROUP_B	CGROUP "b/"
 #define PAGES		16UL
 #define SIZE		(PAGES * psize())
+#define RW		(PROT_READ | PROT_WRITE)
 /* In seconds, also for an emulated machine with KASAN: a test, and a wait in it */
 #define TIMEOUT		300
 #define PATIENCE	60
@@ -54,7 +52,6 @@ static const struct fs {
 	{ "tmpfs_advise", "tmpfs", "size=80m,huge=advise" },
 	{ "ext4", "ext4", NULL, 64, "mkfs.ext4 -q -F -b 4096" },
 	{ "ext4_1k", "ext4", NULL, 64, "mkfs.ext4 -q -F -b 1024" },
-	{ "ext4_ordered", "ext4", "data=ordered", 64, "mkfs.ext4 -q -F" },
 	{ "ext4_journal", "ext4", "data=journal", 64, "mkfs.ext4 -q -F" },
 	{ "xfs", "xfs", NULL, 320, "mkfs.xfs -q -f" },
 	{ "btrfs", "btrfs", NULL, 128, "mkfs.btrfs -q -f" },
@@ -66,7 +63,7 @@ static const struct fs {
 
 static int dev = -1, fd = -1;
 static const struct fs *fs;
-static char top[64], dir[96], path[112], image[112];
+static char dir[96], path[112], image[112];
 static char *buf, *mirror;	/* SIZE bytes for whatever, and for the device */
 static struct hmm_dmirror_stats before;
 
@@ -96,27 +93,12 @@ static inline void fault_handler(int sig)
 	signal(SIGBUS, fault_handler);					\
 	signal(SIGSEGV, fault_handler);					\
 	sig_ = sigsetjmp(fault_jmp, 1);					\
-	if (!sig_) {							\
-		statement;						\
-	}								\
+	if (!sig_)							\
+		(void)(statement);					\
 	signal(SIGBUS, SIG_DFL);					\
 	signal(SIGSEGV, SIG_DFL);					\
 	sig_;								\
 })
-
-/* The exit status of a command, -1 if it has none */
-static inline int run(const char *fmt, ...)
-{
-	char cmd[256];
-	va_list ap;
-	int ret;
-
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	ret = system(cmd);
-	return WIFEXITED(ret) ? WEXITSTATUS(ret) : -1;
-}
 
 static inline bool set_file(const char *path, const char *what)
 {
@@ -131,15 +113,14 @@ static inline bool set_file(const char *path, const char *what)
 static inline long number_after(const char *path, const char *part, const char *key)
 {
 	FILE *f = fopen(path, "r");
-	bool there = !part;
 	long value = -1;
-	char line[512];
+	char line[256];
 
 	while (f && value < 0 && fgets(line, sizeof(line), f)) {
-		if (!there)
-			there = !strncmp(line, part, strlen(part));
-		else if (!strncmp(line, key, strlen(key)))
-			sscanf(line + strlen(key), "%ld", &value);
+		if (part && !strncmp(line, part, strlen(part)))
+			part = NULL;
+		else if (!part && !strncmp(line, key, strlen(key)))
+			value = atol(line + strlen(key));
 	}
 	if (f)
 		fclose(f);
@@ -151,17 +132,9 @@ static inline long number_in(const char *path, const char *key)
 	return number_after(path, NULL, key);
 }
 
-/* For ioctls that want an address where it does not matter: they take no 0. */
-#define NOWHERE		((void *)(uintptr_t)psize())
-
-static inline int command(unsigned long request, void *addr, void *ptr,
-			  unsigned long npages)
+static inline int command(unsigned long request, void *addr, void *ptr, unsigned long npages)
 {
-	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
-	};
+	struct hmm_dmirror_cmd cmd = { (uintptr_t)addr, (uintptr_t)ptr, npages };
 
 	return ioctl(dev, request, &cmd) ? -errno : 0;
 }
@@ -169,12 +142,19 @@ static inline int command(unsigned long request, void *addr, void *ptr,
 static inline int set_flags(unsigned long flags)
 {
 	/* The driver does not take 0, and does not know the other bit. */
-	return command(HMM_DMIRROR_FLAGS, NOWHERE, NULL, flags | 1 << 16);
+	return command(HMM_DMIRROR_FLAGS, buf, NULL, flags | 1 << 16);
 }
 
 static inline int evict(void)
 {
-	return command(HMM_DMIRROR_EVICT, NOWHERE, NULL, 1);
+	return command(HMM_DMIRROR_EVICT, buf, NULL, 1);
+}
+
+static inline bool ends_well(pid_t pid)
+{
+	int status;
+
+	return waitpid(pid, &status, 0) == pid && !status;
 }
 
 static inline int error_of(long ret)
@@ -201,7 +181,7 @@ static inline long resident(void)
 /* The device goes away, and does not count the pages of memory that goes. */
 static inline bool release(void)
 {
-	bool ok = !command(HMM_DMIRROR_RELEASE, NOWHERE, NULL, 1);
+	bool ok = !command(HMM_DMIRROR_RELEASE, buf, NULL, 1);
 
 	before = stats();
 	return ok;
@@ -213,40 +193,32 @@ static inline long recalls(void)
 	return stats().recalls - before.recalls;
 }
 
-/* A loop device for @image, its name in @name; or -errno */
-static inline int attach_image(const char *image, char name[32])
+/* A loop device for @image, its name in @name; or -1 */
+static inline int attach_image(char name[32])
 {
-	struct loop_config config = {};
-	int control, loop, file, nr, err;
+	struct loop_config config = {
+		.fd = open(image, O_RDWR | O_CLOEXEC),
+		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
+	};
+	int control = open("/dev/loop-control", O_RDWR), loop = -1;
 
-	control = open("/dev/loop-control", O_RDWR);
-	if (control < 0)
-		return -errno;
-	for (int i = 0; ; i++) {
-		nr = ioctl(control, LOOP_CTL_GET_FREE);
-		snprintf(name, 32, "/dev/loop%d", nr);
+	/* Somebody else may take it first. */
+	for (int i = 0; loop < 0 && i < 100; i++) {
+		snprintf(name, 32, "/dev/loop%d", ioctl(control, LOOP_CTL_GET_FREE));
 		loop = open(name, O_RDWR | O_CLOEXEC);
-		file = open(image, O_RDWR | O_CLOEXEC);
-		config.fd = file;
-		config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
-		err = nr < 0 || loop < 0 || file < 0 ||
-		      ioctl(loop, LOOP_CONFIGURE, &config) ? errno : 0;
-		close(file);
-		if (err != EBUSY || i == 100)
-			break;
-		close(loop);
+		if (ioctl(loop, LOOP_CONFIGURE, &config)) {
+			close(loop);
+			loop = -1;
+		}
 	}
 	close(control);
-	if (err) {
-		close(loop);
-		return -err;
-	}
+	close(config.fd);
 	return loop;
 }
 
 /*
- * mount -o loop, while nobody has the loop device open for writing: that may
- * not be allowed (CONFIG_BLK_DEV_WRITE_MOUNTED).
+ * mount -o loop, while nobody has the loop device open for writing: that may not be allowed
+ * (CONFIG_BLK_DEV_WRITE_MOUNTED).
  */
 static inline bool mount_image(void)
 {
@@ -254,9 +226,7 @@ static inline bool mount_image(void)
 	char name[32];
 	bool ok;
 
-	loop = attach_image(image, name);
-	if (loop < 0)
-		return false;
+	loop = attach_image(name);
 	readonly = open(name, O_RDONLY | O_CLOEXEC);
 	close(loop);
 	ok = !mount(name, dir, fs->type, 0, fs->options);
@@ -264,63 +234,55 @@ static inline bool mount_image(void)
 	return ok;
 }
 
-static inline bool remount(void)
+/* What is read next is from the disk, if there is one. */
+static inline bool reopen(void)
 {
-	return !umount(dir) && mount_image();
+	close(fd);
+	if (fs->mkfs && (umount(dir) || !mount_image()))
+		return false;
+	fd = open(path, O_RDWR);
+	return fd >= 0;
 }
 
-/* What is made for one test stays for the others. NULL, or why there is none */
-static inline const char *mount_fs(const char *name)
+/* What is made for one test stays for the others. */
+static inline bool mount_fs(const char *name)
 {
-	const char *reason = NULL;
+	char cmd[320];
+	bool ok;
 
 	for (fs = filesystems; strcmp(fs->name, name); fs++)
 		;
-	snprintf(dir, sizeof(dir), "%s/%s", top, name);
+	snprintf(dir, sizeof(dir), TOP "/%s", name);
 	snprintf(path, sizeof(path), "%s/file", dir);
 	snprintf(image, sizeof(image), "%s.image", dir);
 	if (mkdir(dir, 0755))
-		return errno == EEXIST ? NULL : strerror(errno);
-	if (!fs->mkfs) {
-		if (mount("hmm_file", dir, fs->type, 0, fs->options))
-			reason = "it cannot be mounted";
-	} else if (run("command -v %.*s >/dev/null", (int)strcspn(fs->mkfs, " "),
-		       fs->mkfs)) {
-		reason = "no mkfs";
-	} else if (run("truncate -s %uM %s", fs->mib, image) ||
-		   run("%s %s >/dev/null 2>&1", fs->mkfs, image) ||
-		   !mount_image()) {
-		reason = "it cannot be made or mounted";
-	}
-	if (reason)
+		return errno == EEXIST;
+	if (fs->mkfs)
+		snprintf(cmd, sizeof(cmd), "{ truncate -s %uM %s && %s %s; } >/dev/null 2>&1",
+			 fs->mib, image, fs->mkfs, image);
+	ok = fs->mkfs ? !system(cmd) && mount_image() :
+			!mount("hmm_file", dir, fs->type, 0, fs->options);
+	if (!ok)
 		rmdir(dir);
-	return reason;
+	return ok;
 }
 
-/* An empty file, and no page on the device. NULL, or why there is none */
-static inline const char *new_file(const char *name)
+/* An empty file, and no page on the device */
+static inline bool new_file(const char *name)
 {
-	const char *reason = name ? mount_fs(name) : NULL;
-
-	if (reason)
-		return reason;
+	if (name && !mount_fs(name))
+		return false;
 	close(fd);
 	unlink(path);
 	fd = open(path, O_RDWR | O_CREAT, 0600);
 	if (dev < 0)
 		dev = open(DEVICE, O_RDWR);
-	if (!buf)
-		buf = aligned_alloc(psize(), SIZE);
-	if (!mirror)
-		mirror = aligned_alloc(psize(), SIZE);
-	if (fd < 0 || dev < 0 || !buf || !mirror)
-		return "no file, device or memory";
 	/* No large folios, by readahead */
 	posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	set_flags(0);
 	evict();
 	before = stats();
-	return NULL;
+	return fd >= 0 && dev >= 0;
 }
 
 /* Does the device get all of its pages back? */
@@ -329,55 +291,53 @@ static inline bool end_file(void)
 	set_flags(0);
 	close(fd);
 	unlink(path);
+	set_file(CGROUP "cgroup.procs", "0");
+	rmdir(CGROUP_A);
+	rmdir(CGROUP_B);
 	return dev < 0 || WAIT_FOR(!evict() && !resident());
 }
 
 /* Each word tells where it is, and which version; version 0 is a hole. */
-static inline uint64_t word(unsigned long page, unsigned int i, unsigned int version)
+static inline uint64_t word(unsigned long i, unsigned int version)
 {
-	return version ? (uint64_t)version << 48 | (uint64_t)page << 16 | i : 0;
+	return version ? (uint64_t)version << 48 | i : 0;
 }
 
-static inline void fill(void *p, unsigned long first, unsigned long nr,
-			unsigned int version)
+static inline void fill(void *p, unsigned long first, unsigned long nr, unsigned int version)
 {
+	const unsigned long words = psize() / 8;
 	uint64_t *w = p;
 
-	for (unsigned long page = first; page < first + nr; page++)
-		for (unsigned int i = 0; i < psize() / 8; i++)
-			*w++ = word(page, i, version);
+	for (unsigned long i = first * words; i < (first + nr) * words; i++)
+		*w++ = word(i, version);
 }
 
-static inline bool right(const void *p, unsigned long first, unsigned long nr,
-			 unsigned int version)
+static inline bool right(const void *p, unsigned long first, unsigned long nr, unsigned int version)
 {
+	const unsigned long words = psize() / 8;
 	const uint64_t *w = p;
 
-	for (unsigned long page = first; page < first + nr; page++)
-		for (unsigned int i = 0; i < psize() / 8; i++)
-			if (*w++ != word(page, i, version))
-				return false;
+	for (unsigned long i = first * words; i < (first + nr) * words; i++)
+		if (*w++ != word(i, version))
+			return false;
 	return true;
 }
 
 /* One by one, as a dirty folio that is large cannot always be split */
-static inline bool write_pages(unsigned long first, unsigned long nr,
-			       unsigned int version)
+static inline bool write_pages(unsigned long first, unsigned long nr, unsigned int version)
 {
 	for (unsigned long i = first; i < first + nr; i++) {
 		fill(buf, i, 1, version);
-		if (pwrite(fd, buf, psize(), i * psize()) != (ssize_t)psize())
+		if (pwrite(fd, buf, psize(), i * psize()) != psize())
 			return false;
 	}
 	return true;
 }
 
-static inline bool read_right(unsigned long first, unsigned long nr,
-			      unsigned int version)
+static inline bool read_right(unsigned long first, unsigned long nr, unsigned int version)
 {
 	for (unsigned long i = first; i < first + nr; i++)
-		if (pread(fd, buf, psize(), i * psize()) != (ssize_t)psize() ||
-		    !right(buf, i, 1, version))
+		if (pread(fd, buf, psize(), i * psize()) != psize() || !right(buf, i, 1, version))
 			return false;
 	return true;
 }
@@ -421,9 +381,9 @@ static inline bool stay(char *p, unsigned long nr)
 }
 
 /*
- * All go to the device, though others may have a reference to one for a moment.
- * The parts of a large folio that was split have to be touched, which recalls
- * those that went. The device may write if that is by @write.
+ * All go to the device, though others may have a reference to one for a moment. The parts of a
+ * large folio that was split have to be touched, which recalls those that went. The device may
+ * write if that is by @write.
  */
 static inline bool migrate(char *p, unsigned long nr, bool write)
 {
@@ -463,8 +423,7 @@ static inline bool device_writes(char *p, unsigned long first, unsigned long nr,
 static inline bool device_reads(char *p, unsigned long first, unsigned long nr,
 				unsigned int version)
 {
-	return !command(HMM_DMIRROR_READ, p, mirror, nr) &&
-	       right(mirror, first, nr, version);
+	return !command(HMM_DMIRROR_READ, p, mirror, nr) && right(mirror, first, nr, version);
 }
 
 static int nth = -1;
@@ -472,112 +431,210 @@ static int nth = -1;
 /* Let allocation @n of what this task does next fail, or none with 0 */
 static inline bool fail_nth(unsigned int n)
 {
-	static const char * const settings[][2] = {
-		{ "probability", "0" }, { "min-order", "0" }, { "times", "-1" },
-		{ "ignore-gfp-wait", "N" }, { "ignore-gfp-highmem", "N" },
-		{ "task-filter", "N" }, { "verbose", "0" },
-	};
-	char name[96], what[16];
+	char what[16];
 
-	for (unsigned int i = 0; nth < 0 && i < ARRAY_SIZE(settings); i++) {
-		snprintf(name, sizeof(name), "/sys/kernel/debug/fail_page_alloc/%s",
-			 settings[i][0]);
-		if (!set_file(name, settings[i][1]))
+	if (nth < 0) {
+#define FAIL "/sys/kernel/debug/fail_page_alloc/"
+		set_file(FAIL "min-order", "0");
+		set_file(FAIL "ignore-gfp-wait", "N");
+		set_file(FAIL "ignore-gfp-highmem", "N");
+		if (!set_file(FAIL "verbose", "0"))
 			return false;
-	}
-	if (nth < 0)
 		nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	}
 	snprintf(what, sizeof(what), "%u", n);
 	return pwrite(nth, what, strlen(what), 0) > 0;
 }
 
-/* Is that still to come? Then there were not so many. */
+/* Is that still to come? Then there were not so many. It does not come any more. */
 static inline bool fail_pending(void)
 {
 	char what[16] = {};
 
-	return pread(nth, what, sizeof(what) - 1, 0) > 0 && atoi(what) > 0;
+	return pread(nth, what, sizeof(what) - 1, 0) > 0 && fail_nth(0) && atoi(what) > 0;
 }
 
-static inline const char *cgroup_file(const char *group, const char *file)
+/* A shared mapping of the file that huge pages of @size fit into */
+static inline char *map_huge(size_t size)
 {
-	static char name[128];
+	char *p = mmap(NULL, 2 * size, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	snprintf(name, sizeof(name), "%s/cgroup/%s/%s", top, group, file);
-	return name;
+	/* The process is on khugepaged's list by this, on any file system. */
+	madvise(p, 2 * size, MADV_HUGEPAGE);
+	memset(p, 1, 2 * size);
+	p = (char *)(((uintptr_t)p + size - 1) & ~(size - 1));
+	p = mmap(p, size, RW, MAP_SHARED | MAP_FIXED, fd, 0);
+	madvise(p, size, MADV_HUGEPAGE);
+	return p;
 }
 
-/* A cgroup with memory and writeback; "" is the root, which has been there. */
+/* A userfaultfd for @len bytes, or -1 */
+static inline int new_uffd(uint64_t features, void *p, size_t len, bool miss, bool wp, bool minor)
+{
+	struct uffdio_api api = { UFFD_API, features };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (!ioctl(uffd, UFFDIO_API, &api) && !uffd_register(uffd, p, len, miss, wp, minor))
+		return uffd;
+	close(uffd);
+	return -1;
+}
+
+/* Another process's device takes the pages from now on, again and again. */
+static inline pid_t start_taking(char *p, unsigned long nr)
+{
+	const pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (dev = open(DEVICE, O_RDWR); ; touch(p, nr, false))
+		command(HMM_DMIRROR_MIGRATE_TO_DEV, p, mirror, nr);
+}
+
+/* A cgroup that has memory and writeback */
 static inline bool join_cgroup(const char *group)
 {
-	const char *control = "cgroup.subtree_control";
+	char procs[64];
 
-	if (!mkdir(cgroup_file("", ""), 0700) &&
-	    (mount("cgroup2", cgroup_file("", ""), "cgroup2", 0, NULL) ||
-	     !set_file(cgroup_file("", control), "+memory")))
-		rmdir(cgroup_file("", ""));
+	mkdir(CGROUP, 0700);
+	if (access(CGROUP "cgroup.procs", F_OK))
+		mount("cgroup2", CGROUP, "cgroup2", 0, NULL);
+	if (!set_file(CGROUP "cgroup.subtree_control", "+memory"))
+		return false;
 	/* Without it, writeback is by memory cgroup all the same. */
-	set_file(cgroup_file("", control), "+io");
-	mkdir(cgroup_file(group, ""), 0700);
-	return set_file(cgroup_file(group, "cgroup.procs"), "0");
+	set_file(CGROUP "cgroup.subtree_control", "+io");
+	mkdir(group, 0700);
+	snprintf(procs, sizeof(procs), "%scgroup.procs", group);
+	return set_file(procs, "0");
 }
-
-static inline void leave_cgroups(const char *a, const char *b)
-{
-	set_file(cgroup_file("", "cgroup.procs"), "0");
-	rmdir(cgroup_file(a, ""));
-	rmdir(cgroup_file(b, ""));
-}
-
-static char writeback_was[2][32];
 
 /* Writeback would recall pages: it is when a test says so. */
-static inline bool writeback_every(const char *centisecs)
+static inline void writeback_every(unsigned long centisecs)
 {
-	return set_file(EXPIRE, *centisecs == '0' ? "100000" : centisecs) &&
-	       set_file(WRITEBACK, centisecs);
+	write_num(EXPIRE, centisecs ?: 100000);
+	write_num(WRITEBACK, centisecs);
 }
 
 /* What is mounted goes away with the program. */
-static inline void hmm_file_begin(void)
+static inline int hmm_file_main(int argc, char **argv)
 {
-	const char *reason = NULL;
+	unsigned long expire, writeback;
+	int ret;
 
-	if (geteuid())
-		reason = "not root";
-	else if (access(DEVICE, F_OK))
-		reason = "no " DEVICE ", no module test_hmm";
-	else if (unshare(CLONE_NEWNS) ||
-		 mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		reason = "no mount namespace";
-	snprintf(top, sizeof(top), "/tmp/%s", program_invocation_short_name);
-	mkdir(top, 0755);
-	if (!reason && mount("hmm_file", top, "tmpfs", 0, "size=512m,mode=755"))
-		reason = "mounting is not allowed";
-	if (reason) {
+	mkdir(TOP, 0755);
+	if (geteuid() || access(DEVICE, F_OK) || unshare(CLONE_NEWNS) ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("hmm_file", TOP, "tmpfs", 0, "size=512m,mode=755")) {
 		ksft_print_header();
-		ksft_exit_skip("%s\n", reason);
+		ksft_exit_skip("not root, no %s of test_hmm, or no mount namespace\n", DEVICE);
 	}
-	snprintf(writeback_was[0], 32, "%ld", number_in(WRITEBACK, ""));
-	snprintf(writeback_was[1], 32, "%ld", number_in(EXPIRE, ""));
-	writeback_every("0");
-}
-
-static inline void hmm_file_end(void)
-{
-	set_file(WRITEBACK, writeback_was[0]);
-	set_file(EXPIRE, writeback_was[1]);
+	buf = aligned_alloc(psize(), SIZE);
+	mirror = aligned_alloc(psize(), SIZE);
+	expire = read_num(EXPIRE);
+	writeback = read_num(WRITEBACK);
+	writeback_every(0);
+	ret = test_harness_run(argc, argv);
+	write_num(EXPIRE, expire);
+	write_num(WRITEBACK, writeback);
+	return ret;
 }
 
 #define HMM_FILE_MAIN							\
-int main(int argc, char **argv)						\
-{									\
-	int ret;							\
-									\
-	hmm_file_begin();						\
-	ret = test_harness_run(argc, argv);				\
-	hmm_file_end();							\
-	return ret;							\
+	int main(int argc, char **argv) { return hmm_file_main(argc, argv); }
+
+/* Tests with a file of PAGES pages, version 1, on several file systems */
+#define FILES(name)							\
+	FIXTURE(name) { };						\
+	FIXTURE_VARIANT(name) { const char *fs; };			\
+	FIXTURE_SETUP(name)						\
+	{								\
+		if (!new_file(variant->fs))				\
+			SKIP(return, "no %s, or no mkfs for it", variant->fs); \
+		ASSERT_TRUE(write_pages(0, PAGES, 1));			\
+	}								\
+	FIXTURE_TEARDOWN(name) { EXPECT_TRUE(end_file()); }
+
+#define FS(fixture, name) FIXTURE_VARIANT_ADD(fixture, name) { #name }
+
+/*
+ * An operation: where the pages are before it, the number of recalls that it makes, and what is
+ * to be compared with a model of the file afterwards.
+ */
+enum from {
+	SYSTEM,		/* not on the device yet, nor mapped */
+	CLEAN,		/* on the disk as well, mapped for reading */
+	DIRTY,		/* mapped for reading, but the disk does not have it */
+	WRITTEN,	/* mapped for writing, and the device has written version 2 */
+	PRIVATE,	/* clean, in a private mapping for writing */
+};
+
+#define ANY	-1	/* number of recalls */
+#define NONE	0
+#define MAPPED	1	/* the mapping */
+#define READ	2	/* what read() gives */
+#define DISK	4	/* what read() gives after a remount, if there is a disk */
+#define ALL	(MAPPED | DISK)
+
+static char *model;
+
+static inline bool same(const char *p)
+{
+	return !memcmp(p, model, SIZE);
 }
+
+/* The device writes all pages. */
+static inline bool device_fills(char *p, unsigned int version)
+{
+	fill(model, 0, PAGES, version);
+	return device_writes(p, 0, PAGES, version);
+}
+
+static inline char *begin_op(struct __test_metadata *_metadata, enum from from)
+{
+	char *p;
+
+	model = malloc(SIZE);
+	fill(model, 0, PAGES, 1);
+	if (from != WRITTEN && from != DIRTY)
+		ASSERT_EQ(0, fsync(fd));
+	if (from == SYSTEM)
+		return NULL;
+	p = map(0, PAGES, from > DIRTY ? RW : PROT_READ,
+		from == PRIVATE ? MAP_PRIVATE : MAP_SHARED);
+	ASSERT_NE(NULL, p);
+	ASSERT_TRUE(migrate(p, PAGES, from == WRITTEN));
+	ASSERT_TRUE(same(mirror));
+	if (from == WRITTEN)
+		ASSERT_TRUE(device_fills(p, 2));
+	return p;
+}
+
+static inline void end_op(struct __test_metadata *_metadata, char *p, long number, int compare)
+{
+	if (number != ANY)
+		ASSERT_EQ(number, recalls());
+	if (compare & MAPPED)
+		ASSERT_TRUE(same(p));
+	if (compare & DISK) {
+		munmap(p, SIZE);
+		ASSERT_TRUE(reopen());
+	}
+	if (compare & (READ | DISK)) {
+		ASSERT_EQ(SIZE, pread(fd, buf, SIZE, 0));
+		ASSERT_TRUE(same(buf));
+	}
+}
+
+#define OP(fixture, name, from, number, compare)			\
+	static void op_##fixture##_##name(struct __test_metadata *_metadata, char *p); \
+	TEST_F_TIMEOUT(fixture, name, TIMEOUT)				\
+	{								\
+		char *p = begin_op(_metadata, from);			\
+									\
+		op_##fixture##_##name(_metadata, p);			\
+		end_op(_metadata, p, number, compare);			\
+	}								\
+	static void op_##fixture##_##name(struct __test_metadata *_metadata, char *p)
 
 #endif /* HMM_FILE_UTIL_H */

@@ -23,9 +23,7 @@ static char *buffer;
 static int command(int dev, unsigned long request, char *addr, char *ptr, uint64_t npages)
 {
 	struct hmm_dmirror_cmd cmd = {
-		.addr = (uintptr_t)addr,
-		.ptr = (uintptr_t)ptr,
-		.npages = npages,
+		.addr = (uintptr_t)addr, .ptr = (uintptr_t)ptr, .npages = npages,
 	};
 
 	return ioctl(dev, request, &cmd);
@@ -39,32 +37,29 @@ static void do_command(void)
 		HMM_DMIRROR_MIGRATE_TO_SYS, HMM_DMIRROR_SNAPSHOT, HMM_DMIRROR_EXCLUSIVE,
 		HMM_DMIRROR_CHECK_EXCLUSIVE, HMM_DMIRROR_READ_UNLOCKED,
 	};
-	const unsigned int n = below(64);
+	/* RELEASE takes apart 256 MiB of device memory, which is made again later. */
+	const unsigned long request = one_in(512) ? HMM_DMIRROR_RELEASE :
+				      one_in(64) ? HMM_DMIRROR_EVICT :
+				      one_in(10) ? HMM_DMIRROR_FLAGS : pick(requests);
+	/* Sometimes, the data come from or go to such memory. */
+	char *addr = page(), *ptr = one_in(8) ? page() : buffer;
 	uint64_t npages = number_of_pages();
-	char *addr = page();
-	int dev = pick(devs);
+	const int dev = pick(devs);
 
-	if (n == 0 && one_in(8)) {
-		/* Makes and takes apart 256 MiB of device memory */
-		command(dev, HMM_DMIRROR_RELEASE, addr, NULL, 1);
-	} else if (n == 1) {
-		command(dev, HMM_DMIRROR_EVICT, addr, NULL, 1);
-	} else if (n == 2) {
-		ioctl(dev, HMM_DMIRROR_STATS, page());
-		ioctl(dev, pick(requests), page());
-	} else if (n < 9) {
-		command(dev, HMM_DMIRROR_FLAGS, addr, NULL,
-			one_in(4) ? HMM_DMIRROR_FLAG_FAIL_COPY : HMM_DMIRROR_FLAG_FAIL_ALLOC);
-	} else if (n == 9) {
-		command(dev, pick(requests), (char *)(uintptr_t)number(1ULL << 47),
-			one_in(2) ? page() : (char *)(uintptr_t)rnd(), npages);
-	} else if (n < 20) {
+	if (request == HMM_DMIRROR_FLAGS) {
+		npages = one_in(4) ? HMM_DMIRROR_FLAG_FAIL_COPY : HMM_DMIRROR_FLAG_FAIL_ALLOC;
+	} else if (one_in(64)) {
+		ioctl(dev, one_in(2) ? HMM_DMIRROR_STATS : request, page());
+		return;
+	} else if (one_in(64)) {
+		addr = (char *)(uintptr_t)number(1ULL << 47);
+		ptr = one_in(2) ? page() : (char *)(uintptr_t)rnd();
+	} else if (one_in(6)) {
 		/* A whole PMD, perhaps from its start on */
-		command(dev, pick(requests), one_in(4) ? addr : pmd(), buffer, 512);
-	} else {
-		/* Sometimes, the data come from or go to such memory. */
-		command(dev, pick(requests), addr, one_in(8) ? page() : buffer, npages);
+		addr = one_in(4) ? addr : pmd();
+		npages = 512;
 	}
+	command(dev, request, addr, ptr, npages);
 }
 
 static void do_map(void)
@@ -72,8 +67,7 @@ static void do_map(void)
 	char *addr = one_in(4) ? pmd() : page();
 	int fd = pick(files);
 
-	mmap(addr, length(addr, one_in(4) ? 1024 : 256),
-	     one_in(4) ? PROT_READ : RW,
+	mmap(addr, length(addr, one_in(4) ? 1024 : 256), one_in(4) ? PROT_READ : RW,
 	     (one_in(2) ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED | (fd < 0 ? MAP_ANON : 0),
 	     fd, one_in(2) ? 0 : below(FILE_PAGES) * psize());
 }

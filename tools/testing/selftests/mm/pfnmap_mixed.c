@@ -2,18 +2,15 @@
 /*
  * Tests for VM_MIXEDMAP mappings: vmf_insert_mixed(), vmf_insert_mixed_pfns() and its
  * relatives, and vm_insert_page() to compare with.  What is a page there, and what
- * just a pfn, is in pfnmap_mixed.h: check() compares all PTEs with that.
+ * just a pfn, is in pfnmap_insert.h: check() compares all PTEs with that.
  *
- * Needs root and CONFIG_PFNMAP_TEST, and some vram (see pfnmap_insert.c).
+ * Needs root and CONFIG_PFNMAP_TEST, and some vram (see pfnmap_insert.h).
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <sys/uio.h>
 
-#include "pfnmap_mixed.h"
+#include "pfnmap_insert.h"
 
 /* Pairs of method, place, and shared or private; each of them with each place */
 FIXTURE_WITH_OBJECT(mixed)
@@ -28,6 +25,7 @@ FIXTURE_VARIANT_ADD(mixed, iter_scatter) { KIND(MIXED_ITER, RAM, SCATTER | NO_IO
 FIXTURE_VARIANT_ADD(mixed, iter_notify) { KIND(MIXED_ITER, RAM, NOTIFY) };
 FIXTURE_VARIANT_ADD(mixed, pages_ram) { KIND(PAGES, RAM, NO_IO) };
 FIXTURE_VARIANT_ADD(mixed, pages_compound) { KIND(PAGES, RAM, COMPOUND | NO_IO | PRIVATE) };
+FIXTURE_VARIANT_ADD(mixed, pages_notify) { KIND(PAGES, RAM, NOTIFY | COMPOUND | NO_IO) };
 
 static void dontneed(unsigned long first, unsigned long nr)
 {
@@ -35,56 +33,14 @@ static void dontneed(unsigned long first, unsigned long nr)
 	drop(first, nr);
 }
 
-/* A fault maps the window, but leaves alone what is there, copies as well. */
 TEST_F(mixed, faults)
 {
-	static const unsigned long windows[] = { 1, 16, 512, 0 };
-	static const unsigned long index[] = { 0, 22, EDGE - 1, EDGE, NR - 1 };
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(windows) * ARRAY_SIZE(index); i++) {
-		const unsigned long fault = index[i / 4];
-		const uint64_t faults = stats().faults;
-
-		set_window(windows[i % 4]);
-		map();
-		if ((i + i / 4) % 2)
-			write_page(fault, 7);
-		else
-			fill(fault, 1);
-		ASSERT_EQ(stats().faults, faults + 1);
-		check("one fault");
-		use(7);
-		dontneed(20, 12);
-		fill(0, NR);
-		check("all of it");
-	}
+	check_faults();
 }
 
-/* Pages are counted and accounted for as often as they are mapped, pfns are not. */
 TEST_F(mixed, counts)
 {
-	static const char * const fields[] = { "RssFile:", "RssAnon:" };
-	long before[2], pages[2] = {};
-	unsigned long i, round;
-
-	/* In the first round, the program's own pages come in. */
-	for (round = 0; round < 2; round++) {
-		map();
-		for (i = 0; i < 2; i++)
-			before[i] = status_kb(fields[i]);
-		use(7);
-		check("once");
-		for (i = 0; i < NR && round; i++) {
-			pages[0] += is_source(i) && is_page(i);
-			pages[1] += is_copy(i);
-		}
-		for (i = 0; i < 2 && round; i++)
-			EXPECT_LE(labs(status_kb(fields[i]) - before[i] - kb(pages[i])), kb(16));
-	}
-	map();
-	for (i = 0; i < 2; i++)
-		EXPECT_LE(labs(status_kb(fields[i]) - before[i]), kb(16));
+	check_rss();
 }
 
 /* What gets at memory by its pages; odd ones write. */
@@ -142,7 +98,7 @@ TEST_F(mixed, gup)
 			const bool gets = pte && (allowed || how % 2 == 0);
 
 			if (!io && !o.pages[i].pte)
-				faulted(i);
+				faulted(i, false);
 			/* The fast way needs pte_special; it does not look at VM_IO. */
 			check_gup(how, getpid(), how == VMSPLICE ? pipes[0] : mem, i,
 				  gets && (!io || (how == VMSPLICE && o.start.pte_special)));
@@ -180,8 +136,8 @@ TEST_F(mixed, remote)
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	fd = open(path, O_RDWR);
 	reserve(o.addr, NR);
-	ASSERT_TRUE(mmap(o.addr, SIZE / 2, RW, MAP_ANON | MAP_PRIVATE | MAP_FIXED,
-			 -1, 0) == o.addr);
+	ASSERT_TRUE(mmap(o.addr, SIZE / 2, RW, MAP_ANON | MAP_PRIVATE | MAP_FIXED, -1, 0) ==
+		    o.addr);
 	for (i = 0; i < NR * NR_REMOTE; i++) {
 		page = i / NR_REMOTE;
 		check_gup(i % NR_REMOTE, pid, fd, page, !io && has_page(page));
@@ -191,9 +147,8 @@ TEST_F(mixed, remote)
 }
 
 /* Each PTE of a child is as the parent's, but old, clean and, in COW, read-only. */
-static void check_fork(void)
+TEST_F(mixed, fork)
 {
-	unsigned long i;
 	pid_t pid;
 
 	use(7);
@@ -211,7 +166,7 @@ static void check_fork(void)
 		raise(SIGSTOP);
 		protect(0, NR, RW);
 		check("child, mprotect");
-		for (i = 0; i < NR; i++)
+		for (unsigned long i = 0; i < NR; i++)
 			if (o.pages[i].pte)
 				write_page(i, o.private ? 8 : o.pages[i].val);
 		/* The parent does not have these copies. */
@@ -227,11 +182,6 @@ static void check_fork(void)
 	check("written after fork");
 }
 
-TEST_F(mixed, fork)
-{
-	check_fork();
-}
-
 /* A part goes, no more and no less: munmap() and MADV_DONTNEED. */
 TEST_F(mixed, partly_unmap)
 {
@@ -239,9 +189,7 @@ TEST_F(mixed, partly_unmap)
 		{ 0, 1 }, { 0, 15 }, { 15, 2 }, { 16, 16 }, { 31, 33 }, { EDGE - 1, 2 },
 		{ EDGE, 16 }, { 34, 17 }, { 65, 1 }, { 10, 101 }, { NR - 17, 17 }, { NR - 16, 15 },
 	};
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+	for (unsigned int i = 0; i < ARRAY_SIZE(parts); i++) {
 		map();
 		use(i);
 		if (i % 2)
@@ -263,31 +211,29 @@ TEST_F(mixed, partly_unmap)
 TEST_F(mixed, migrate)
 {
 	const unsigned int from = variant->kind.place, to = !from;
-	unsigned long i;
 	pid_t pid;
 
 	use(7);
 	if (variant->kind.flags & COMPOUND) {
-		ASSERT_EQ(do_migrate(o.fd, 0, NR, to), -1);
-		check("not migrated");
+		ASSERT_EQ(do_migrate(0, NR, to), -1);
 		return;
 	}
 	pid = start_child();
 	if (!pid) {
 		raise(SIGSTOP);
 		ASSERT_EQ(count_present(o.addr, NR), 0);
-		for (i = 0; i < NR; i++)
+		for (unsigned long i = 0; i < NR; i++)
 			ASSERT_EQ(load(page_at(i) + 8), i);
 		_exit(0);
 	}
-	migrate(_metadata, o.fd, 0, NR, to);
+	need_vram(do_migrate(0, NR, to));
 	read_states();
 	drop(0, NR);
 	o.mappings--;	/* those of the child are gone as well */
 	if (variant->kind.method != PFNMAP_TEST_PAGES)
 		fill(0, NR);
 	check("migrated");
-	migrate(_metadata, o.fd, 0, NR, from);
+	need_vram(do_migrate(0, NR, from));
 	read_states();
 	drop(0, NR);
 	check("and back");
@@ -306,35 +252,18 @@ FIXTURE_VARIANT_ADD(notify, iter_alternate) { KIND(MIXED_ITER, RAM, NOTIFY | ALT
 FIXTURE_VARIANT_ADD(notify, pages_ram) { KIND(PAGES, RAM, NOTIFY) };
 FIXTURE_VARIANT_ADD(notify, pages_compound) { KIND(PAGES, RAM, NOTIFY | COMPOUND | NO_IO) };
 
-TEST_F(notify, write)
-{
-	unsigned long i;
-
-	for (i = 7; i < NR; i += 17) {
-		const uint64_t faults = stats().faults;
-		const bool mapped = o.pages[i].pte;
-
-		write_page(i, i);
-		check("written");
-		write_page(i, i);
-		check("written twice");
-		ASSERT_EQ(stats().faults, faults + !mapped);
-		if (i > NR / 2)
-			fill(0, NR);
-	}
-}
-
 /*
  * Neither mprotect() nor mremap() make up for it, not even for pages of one folio,
  * of which some have been written to.  What has been moved is all soft-dirty, so
- * that this bit does not tell the PTEs apart.
+ * that this bit does not tell the PTEs apart.  The same where arm64 folds PTEs, before
+ * they are moved and after.
  */
-static void check_mprotect(bool aligned)
+TEST_F(notify, mprotect)
 {
-	unsigned long i, when;
-
-	for (when = 0; when < 4; when++) {
+	for (unsigned int when = 0; when < 8; when++) {
+		const bool aligned = when & 4;
 		char *to = o.area + 3 * span_size() - 32 * psize();
+		unsigned long i;
 
 		reserve(o.area, 8 * span_pages());
 		o.addr = o.area + span_size() - (aligned ? 0 : EDGE * psize());
@@ -361,17 +290,6 @@ static void check_mprotect(bool aligned)
 	}
 }
 
-TEST_F(notify, mprotect)
-{
-	check_mprotect(false);
-}
-
-/* The same where arm64 folds PTEs, before they are moved and after. */
-TEST_F(notify, mremap_aligned)
-{
-	check_mprotect(true);
-}
-
 /* A driver that wants to be told once more: mprotect() does not make up for it. */
 TEST_F(notify, wrprotect)
 {
@@ -379,8 +297,9 @@ TEST_F(notify, wrprotect)
 
 	fill(0, NR);
 	for (n = 0; n < 3; n++) {
-		for (i = 0; i < NR; i++)
-			write_page(i, n);
+		/* Twice: it is told of the first time. */
+		for (i = 0; i < 2 * NR; i++)
+			write_page(i % NR, n);
 		check("written");
 		ASSERT_EQ(ioctl(o.fd, PFNMAP_TEST_WRPROTECT), 0);
 		for (i = 0; i < NR; i++)
@@ -399,23 +318,17 @@ TEST_F(notify, soft_dirty)
 {
 	const bool supported = softdirty_supported();
 	const int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	unsigned long i;
 
 	fill(0, NR);
 	if (supported)
 		clear_softdirty();
 	dontneed(64, 64);	/* One is not mapped now. */
-	for (i = 7; i < NR; i += 93) {
+	for (unsigned long i = 7; i < NR; i += 93) {
 		ASSERT_FALSE(i == 7 && supported && pagemap_is_softdirty(pagemap, page_at(i)));
 		write_page(i, i);
 		ASSERT_EQ(pagemap_is_softdirty(pagemap, page_at(i)), supported);
 	}
 	check("written");
-}
-
-TEST_F(notify, fork)
-{
-	check_fork();
 }
 
 /*
@@ -431,6 +344,7 @@ static const struct {
 } bad_pages[] = {
 	{ PFNMAP_TEST_SLAB_PAGE, NO_IO, O_RDWR, MAP_SHARED, -1, -1 },
 	{ PFNMAP_TEST_FREE_PAGE, 0, O_RDWR, MAP_PRIVATE, -1, -1 },
+	{ PFNMAP_TEST_ANON_PAGE, 0, O_RDWR, MAP_SHARED, -1, -1 },
 	{ PFNMAP_TEST_ZERO_PAGE, NO_IO, O_RDWR, MAP_PRIVATE, 0, 0 },
 	{ PFNMAP_TEST_ZERO_PAGE, NO_IO, O_RDONLY, MAP_SHARED, 0, SIGSEGV },
 	/* Read-only for now is not enough. */
@@ -442,18 +356,16 @@ static const struct {
 
 static void check_bad_page(unsigned int row, unsigned int method, unsigned long fault)
 {
+	const bool as_page = method == PFNMAP_TEST_PAGES || !o.start.pte_special;
 	/* A range is looked at before any of it is mapped. */
 	const bool met = fault == BAD || method == PFNMAP_TEST_MIXED_ITER;
-	const int sig = !met ? 0 : bad_pages[row].load >= 0 ? bad_pages[row].load :
-			o.start.pte_special ? 0 : SIGBUS;
-	struct pfnmap_test_inspect pte, again;
+	const int sig = !met ? 0 : bad_pages[row].load < 0 ? as_page * SIGBUS : bad_pages[row].load;
+	struct pfnmap_test_inspect pte;
 	char *bad = page_at(BAD);
 
-	o.fd = open(DEVICE, bad_pages[row].open);
-	ASSERT_GE(o.fd, 0);
-	ASSERT_EQ(do_create(o.fd, NR, PFNMAP_TEST_RAM,
-			    MIXEDMAP | SCATTER | bad_pages[row].flags), 0);
-	ASSERT_EQ(do_method(method, 16, bad_pages[row].page, BAD), 0);
+	new_object(bad_pages[row].open, NR, PFNMAP_TEST_RAM,
+		   MIXEDMAP | SCATTER | bad_pages[row].flags);
+	ASSERT_EQ(DO_METHOD(method, bad_pages[row].page, 16, BAD), 0);
 	ASSERT_TRUE(map_at(o.addr, NR, PROT_READ, bad_pages[row].map));
 	ASSERT_EQ(touch(page_at(fault)), sig) TH_LOG("row %u, method %u", row, method);
 	pte = inspect(bad);
@@ -463,8 +375,7 @@ static void check_bad_page(unsigned int row, unsigned int method, unsigned long 
 	/* If it was counted, there would be one more. */
 	ASSERT_EQ(madvise(o.addr, SIZE, MADV_DONTNEED), 0);
 	ASSERT_EQ(touch(page_at(fault)), sig);
-	again = inspect(bad);
-	ASSERT_EQ(again.refcount, pte.refcount);
+	ASSERT_EQ(inspect(bad).refcount, pte.refcount);
 	ASSERT_EQ(mprotect(o.addr, SIZE, RW), bad_pages[row].open == O_RDONLY ? -1 : 0);
 	if (bad_pages[row].store >= 0 && fault == BAD) {
 		ASSERT_EQ(try_store(bad + 64, 1), bad_pages[row].store);
@@ -478,174 +389,20 @@ static void check_bad_page(unsigned int row, unsigned int method, unsigned long 
 
 FIXTURE_WITH_OBJECT(misuse)
 FIXTURE_VARIANT_ADD(misuse, mixedmap) { KIND(MIXED_ITER, RAM, 0) };
-FIXTURE_VARIANT_ADD(misuse, pfnmap) { KIND(ITER, RAM, 0) };
 
 TEST_F(misuse, pages)
 {
 	static const unsigned long faults[] = { BAD, BAD - 1, BAD + 1, BAD - 4 };
 	const int fd = o.fd;
-	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(bad_pages) * 12; i++)
-		check_bad_page(i / 12, PFNMAP_TEST_MIXED + i % 3, faults[i / 3 % 4]);
+	for (unsigned int row = 0; row < ARRAY_SIZE(bad_pages); row++) {
+		for (unsigned int i = 0; i < 12; i++)
+			check_bad_page(row, PFNMAP_TEST_MIXED + i % 3, faults[i / 3]);
+		/* vm_insert_page() takes the zero page for one to be counted. */
+		if (bad_pages[row].load < 0)
+			check_bad_page(row, PFNMAP_TEST_PAGES, BAD);
+	}
 	o.fd = fd;
 }
 
-TEST_F(misuse, refused)
-{
-	/* The last one is all right, but for VM_PFNMAP: it is another page that is bad. */
-	static const unsigned int rows[] = {
-		PFNMAP_TEST_BEFORE_VMA, PFNMAP_TEST_AFTER_VMA, PFNMAP_TEST_NOT_FAULT,
-		PFNMAP_TEST_NO_PAGES, PFNMAP_TEST_WRAP, PFNMAP_TEST_UNALIGNED,
-		PFNMAP_TEST_BOTH_FLAGS, PFNMAP_TEST_NO_FLAGS, PFNMAP_TEST_ITER_OVERRUN,
-		PFNMAP_TEST_SLAB_PAGE,
-	};
-	static const unsigned long index[] = { 0, 70, NR - 1 };
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(rows) * 9; i++) {
-		const unsigned int method = PFNMAP_TEST_MIXED + i % 3, misuse = rows[i / 9];
-		const bool other = misuse == PFNMAP_TEST_SLAB_PAGE;
-		const unsigned long fault = index[i / 3 % 3];
-		const uint64_t sigbus = stats().sigbus;
-
-		/* Ranges are not for all methods; and both flags are all right for one page. */
-		if (other == o.mixed ||
-		    (misuse == PFNMAP_TEST_BOTH_FLAGS && method == PFNMAP_TEST_MIXED) ||
-		    do_method(method, 16, misuse, other ? fault ^ 32 : 0))
-			continue;
-		map();
-		ASSERT_EQ(touch(page_at(fault)), SIGBUS) TH_LOG("%u, %u", misuse, method);
-		ASSERT_EQ(try_store(page_at(fault), 1), SIGBUS);
-		ASSERT_EQ(stats().sigbus, sigbus + 2);
-		set_window(16);
-		check_ptes("refused");
-		map();
-		fill(fault, 1);
-		check("all right");
-	}
-}
-
-/* An iterator may leave pages out, and is asked for the others. */
-TEST_F(misuse, hole)
-{
-	ASSERT_EQ(do_method(variant->kind.method, 16, PFNMAP_TEST_ITER_HOLE, 0), 0);
-	ASSERT_EQ(touch(page_at(BAD)), SIGBUS);
-	faulted(BAD);
-	drop(BAD, 1);
-	check("hole");
-	set_window(16);
-	fill(0, NR);
-	check("no hole");
-}
-
-/* No memory for a page table, or for a copy: the access is tried again. */
-TEST_F(mixed, fail_nth)
-{
-	const int fd = open("/proc/thread-self/fail-nth", O_RDWR);
-	unsigned long i, n, fault, left = 0;
-	char buf[16] = "";
-
-	if (fd < 0)
-		SKIP_TEST("fail-nth: %s; is CONFIG_FAULT_INJECTION set?", strerror(errno));
-	change_fail_settings(_metadata);
-	set_window(0);
-	/* No neighbour keeps a page table from being freed. */
-	ASSERT_EQ(munmap(o.area, 8 * span_size()), 0);
-	for (n = 1; !left; n++) {
-		map();
-		fault = n * 37 % NR;
-		dprintf(fd, "%lu", n);	/* The nth allocation is to fail. */
-		store(page_at(fault) + 64, n);
-		ASSERT_GT(pread(fd, buf, sizeof(buf) - 1, 0), 0);
-		left = strtoul(buf, NULL, 10);
-		dprintf(fd, "0");
-		/* Others may be missing now. */
-		for (i = 0; i < NR; i++)
-			load(page_at(i));
-		written(fault, n);
-		fill(0, NR);
-		check("allocation failed");
-		ASSERT_EQ(munmap(o.addr, SIZE), 0);
-		drop(0, NR);
-		check_counts("unmapped");
-	}
-	ASSERT_GE(n - 2, 1 + o.private);
-	ASSERT_EQ(stats().sigbus, 0);
-}
-
-static unsigned int seed;
-static atomic_bool stop;
-static atomic_ulong errors;
-
-/* A value may be lost with a private copy, but it is never another one. */
-static void *racer(void *arg)
-{
-	const unsigned long id = (uintptr_t)arg, offset = 128 + 8 * id;
-	unsigned int state = seed + id;
-
-	while (!atomic_load(&stop)) {
-		const unsigned long i = rand_r(&state) % NR;
-		const uint64_t mine = i * 16 + id + 1;
-		const uint64_t val = load(page_at(i) + offset);
-
-		store(page_at(i) + offset, mine);
-		if (load(page_at(i) + 8) != i || (val && val != mine))
-			atomic_fetch_add(&errors, 1);
-		/* Let the main thread have the CPU and the mmap_lock. */
-		if (i % 32 == 0)
-			sched_yield();
-	}
-	return NULL;
-}
-
-/* Threads use the same pages, while the main thread changes the mapping. */
-TEST_F(mixed, race)
-{
-	unsigned int state = seed, round;
-	pthread_t threads[4];
-	unsigned long i, first, nr;
-	pid_t pid;
-	int status;
-
-	for (i = 0; i < ARRAY_SIZE(threads); i++)
-		ASSERT_EQ(pthread_create(&threads[i], NULL, racer, (void *)i), 0);
-	for (round = 0; round < 90 && !atomic_load(&errors); round++) {
-		first = rand_r(&state) % NR;
-		nr = 1 + rand_r(&state) % (NR - first);
-		if (round % 3 == 0) {
-			ASSERT_EQ(madvise(page_at(first), nr * psize(), MADV_DONTNEED), 0);
-		} else if (round % 3 == 1 && o.kind.method != PFNMAP_TEST_PAGES &&
-			   !(o.kind.flags & COMPOUND)) {
-			migrate(_metadata, o.fd, first, nr, round % 2);
-		} else {
-			pid = fork();
-			ASSERT_GE(pid, 0);
-			for (i = 0; i < NR && !pid; i++)
-				ASSERT_EQ(load(page_at(i) + 8), i);
-			if (!pid)
-				_exit(0);
-			ASSERT_EQ(waitpid(pid, &status, 0), pid);
-			ASSERT_EQ(status, 0);
-		}
-		usleep(200);
-	}
-	atomic_store(&stop, true);
-	for (i = 0; i < ARRAY_SIZE(threads); i++)
-		ASSERT_EQ(pthread_join(threads[i], NULL), 0);
-	ASSERT_EQ(atomic_load(&errors), 0);
-	ASSERT_EQ(stats().oom + stats().sigbus, 0);
-	/* As many references as there are mappings, and none at the end */
-	read_states();
-	for (i = 0; i < NR; i++)
-		o.pages[i].pte = inspect(page_at(i)).flags;
-	check_counts("race");
-}
-
-int main(int argc, char **argv)
-{
-	need_device();
-	seed = getenv("SEED") ? strtoul(getenv("SEED"), NULL, 0) : time(NULL);
-	ksft_print_msg("seed %u\n", seed);
-	return test_harness_run(argc, argv);
-}
+TEST_HARNESS_MAIN

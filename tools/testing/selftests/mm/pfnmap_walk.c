@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "pfnmap_mixed.h"
+#include "pfnmap_insert.h"
 #include "lib/test_hmm_uapi.h"
 
 #define HMM_DEVICE	"/dev/hmm_dmirror0"
@@ -102,9 +102,8 @@ TEST_F(walk, pagemap)
 		.return_mask = PAGE_IS_PRESENT | PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_WPALLOWED,
 	};
 	uint64_t count, flags;
-	unsigned long i;
 
-	for (i = 0; i < NR; i++) {
+	for (unsigned long i = 0; i < NR; i++) {
 		const uint64_t entry = pagemap_get_entry(pagemap, page_at(i));
 		const bool page = is_page(i) && is_source(i);
 
@@ -139,9 +138,8 @@ TEST_F(walk, smaps)
 {
 	static const char * const none[] = { "Shared_Clean:", "Shared_Dirty:", "KSM:", "Swap:" };
 	const long rss = smaps_sum(o.addr, NR, "Rss:");
-	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(none); i++)
+	for (unsigned int i = 0; i < ARRAY_SIZE(none); i++)
 		EXPECT_LE(smaps_sum(o.addr, NR, none[i]), 0);
 	EXPECT_EQ(smaps_sum(o.addr, NR, "Pss:"), rss);
 	EXPECT_EQ(check_vmflag_pfnmap(o.addr), !o.mixed);
@@ -156,14 +154,13 @@ TEST_F(walk, clear_refs)
 	const bool soft_dirty = softdirty_supported() && o.mixed;
 	const int pagemap = open("/proc/self/pagemap", O_RDONLY);
 	const uint64_t faults = stats().faults;
-	unsigned long i;
 
-	for (i = 1; i <= 4; i++)
+	for (unsigned long i = 1; i <= 4; i++)
 		ASSERT_EQ(write_sysfs("/proc/self/clear_refs", i), 0);
-	for (i = 0; i < NR; i++)
+	for (unsigned long i = 0; i < NR; i++)
 		o.pages[i].pte &= ~(soft_dirty ? WRITE : 0);
 	check("clear_refs");
-	for (i = 0; i < NR; i++) {
+	for (unsigned long i = 0; i < NR; i++) {
 		ASSERT_FALSE(soft_dirty && pagemap_is_softdirty(pagemap, page_at(i)));
 		if (i % 3)
 			continue;
@@ -199,14 +196,13 @@ static void check_advice(unsigned int row, int pidfd, unsigned long first, unsig
 	const int advice = advices[row].advice;
 	long ret = pidfd < 0 ? madvise(iov.iov_base, iov.iov_len, advice) :
 		   syscall(SYS_process_madvise, pidfd, &iov, 1, advice, 0);
-	unsigned long i;
 
 	if (ret < 0 && errno == EINVAL && advices[row].optional)
 		return;
 	expect(ret > 0 ? ret - (long)iov.iov_len : ret, advices[row].pfnmap, advices[row].mixed,
 	       advices[row].name);
 	/* Copies that have gone to swap come back. */
-	for (i = 0; i < NR && advice == MADV_PAGEOUT; i++)
+	for (unsigned long i = 0; i < NR && advice == MADV_PAGEOUT; i++)
 		load(page_at(i));
 	if (o.mixed && advices[row].drops)
 		drop(first, nr);
@@ -217,16 +213,13 @@ static void check_advice(unsigned int row, int pidfd, unsigned long first, unsig
 /* What madvise() says, and that it does nothing else, for a part and for all. */
 TEST_F(walk, madvise)
 {
-	unsigned int i;
-
-	for (i = 0; i < 2 * ARRAY_SIZE(advices); i++)
+	for (unsigned int i = 0; i < 2 * ARRAY_SIZE(advices); i++)
 		check_advice(i / 2, -1, i % 2 ? 0 : PART, i % 2 ? NR : PART_NR);
 }
 
 TEST_F(walk, process_madvise)
 {
 	const pid_t pid = start_child();
-	unsigned int i;
 
 	if (!pid) {
 		raise(SIGSTOP);
@@ -234,7 +227,7 @@ TEST_F(walk, process_madvise)
 		check("child");
 		_exit(0);
 	}
-	for (i = 0; i < ARRAY_SIZE(advices); i++)
+	for (unsigned int i = 0; i < ARRAY_SIZE(advices); i++)
 		if (advices[i].of_process)
 			check_advice(i, syscall(SYS_pidfd_open, pid, 0), PART, PART_NR);
 	end_child(pid);
@@ -258,9 +251,7 @@ TEST_F(walk, inject_error)
 /* What is no page gets dirty; a private page is copied. */
 static void populated_for_write(void)
 {
-	unsigned long i;
-
-	for (i = 0; i < NR && o.mixed; i++)
+	for (unsigned long i = 0; i < NR && o.mixed; i++)
 		if (o.private || !is_page(i))
 			written(i, o.pages[i].val);
 }
@@ -282,13 +273,12 @@ TEST_F(walk, mlock)
 /* Pages are faulted in.  A child's PTEs, which are there, are made dirty, not young. */
 TEST_F(walk, populate)
 {
-	unsigned long i;
 	pid_t pid;
 
 	map();
 	expect(madvise(o.addr, SIZE, MADV_POPULATE_READ), EINVAL, 0, "read");
-	for (i = 0; i < NR && o.mixed; i++)
-		faulted(i);
+	for (unsigned long i = 0; i < NR && o.mixed; i++)
+		faulted(i, false);
 	check("MADV_POPULATE_READ");
 	use(7);
 	pid = start_child();
@@ -341,11 +331,10 @@ TEST_F(walk, mremap)
 {
 	const unsigned long end = PART + PART_NR;
 	char *old = o.addr, *to = o.area + 3 * span_size() - 33 * psize();
-	unsigned long i;
 
 	/* Twice; a private one can't be */
 	expect(move(old, 0, NR, 0, to) - 1, EFAULT, o.private ? EINVAL : 0, "twice");
-	for (i = 0; i < NR && o.mixed && !o.private; i++)
+	for (unsigned long i = 0; i < NR && o.mixed && !o.private; i++)
 		ASSERT_TRUE(content_ok(to + i * psize(), i));
 	o.mappings += o.mixed && !o.private;
 	check("twice");
@@ -380,9 +369,8 @@ TEST_F(walk, userfaultfd)
 {
 	static const uint64_t features[] = { 0, UFFD_FEATURE_WP_ASYNC };
 	struct uffdio_copy copy = { .dst = (uintptr_t)o.addr, .len = psize() };
-	unsigned int i;
 
-	for (i = 0; i < 6; i++) {
+	for (unsigned int i = 0; i < 6; i++) {
 		struct uffdio_api api = { .api = UFFD_API, .features = features[i / 3] };
 		const int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
@@ -407,7 +395,7 @@ TEST_F(walk, exec)
 		method = o.kind.method == PFNMAP_TEST_PAGES ? PFNMAP_TEST_PAGES : i / 2;
 		if (o.mixed ? method < PFNMAP_TEST_MIXED : method >= PFNMAP_TEST_MIXED)
 			continue;
-		ASSERT_EQ(do_method(method, 16, PFNMAP_TEST_NO_MISUSE, 0), 0);
+		ASSERT_EQ(DO_METHOD(method, .window = 16), 0);
 		/* When they are inserted, or later */
 		other = map_other(i % 2 ? PROT_READ | PROT_EXEC : PROT_READ);
 		ASSERT_EQ(load(other + 8), 0);
@@ -438,14 +426,13 @@ TEST_F(walk, hmm)
 	char *other = map_other(PROT_READ), *buf = malloc(psize());
 	const int fd = open(HMM_DEVICE, O_RDWR);
 	unsigned char perm;
-	unsigned long i;
 	int ret;
 
 	if (fd < 0)
 		SKIP_TEST("no " HMM_DEVICE);
 	/* The fault for a write may come before the look at the page. */
 	o.ignore |= DIRTY;
-	for (i = 0; i < NR; i++) {
+	for (unsigned long i = 0; i < NR; i++) {
 		const int err = has_page(i) ? 0 : EFAULT;
 
 		ASSERT_EQ(hmm(fd, HMM_DMIRROR_SNAPSHOT, page_at(i), &perm), 0);
@@ -471,16 +458,15 @@ TEST_F(walk, numa)
 	const unsigned long node0 = 1;
 	int status[NR], nodes[NR] = {}, flags;
 	void *pages[NR];
-	unsigned long i;
 
-	for (i = 0; i < NR; i++)
+	for (unsigned long i = 0; i < NR; i++)
 		pages[i] = page_at(i);
 	if (syscall(SYS_move_pages, 0, NR, pages, NULL, status, 0))
 		SKIP_TEST("move_pages: %s", strerror(errno));
-	for (i = 0; i < NR; i++)
+	for (unsigned long i = 0; i < NR; i++)
 		ASSERT_EQ(status[i], has_page(i) ? 0 : -ENOENT);
 	ASSERT_GE(syscall(SYS_move_pages, 0, NR, pages, nodes, status, MPOL_MF_MOVE_ALL), 0);
-	for (i = 0; i < NR; i++)
+	for (unsigned long i = 0; i < NR; i++)
 		ASSERT_TRUE(has_page(i) || status[i] == (o.mixed ? -ENOENT : -EFAULT));
 	for (flags = 0; flags < 8; flags++)
 		ASSERT_TRUE(!syscall(SYS_mbind, o.addr, SIZE, MPOL_BIND, &node0, 64, flags) ||
@@ -492,11 +478,11 @@ static void unload_hmm(void)
 	system("modprobe -r test_hmm");
 }
 
-int main(int argc, char **argv)
+static void __attribute__((constructor)) load_hmm(void)
 {
-	need_device();
-	/* Not before the end: the harness does not return. */
-	if (access(HMM_DEVICE, F_OK) && !system("modprobe test_hmm 2>/dev/null"))
+	/* Unloaded at the end only: the harness does not return. */
+	if (!geteuid() && access(HMM_DEVICE, F_OK) && !system("modprobe test_hmm 2>/dev/null"))
 		atexit(unload_hmm);
-	return test_harness_run(argc, argv);
 }
+
+TEST_HARNESS_MAIN
