@@ -58,6 +58,7 @@ FIXTURE_TEARDOWN(fault)
 	restore_fail_settings();
 	teardown();
 }
+
 FIXTURE_VARIANT_ADD(fault, pfnmap) { KIND(ITER, RAM, 0) };
 FIXTURE_VARIANT_ADD(fault, mixedmap) { KIND(MIXED_ITER, RAM, 0) };
 
