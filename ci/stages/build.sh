@@ -97,6 +97,23 @@ small_selftests() {
 	done
 }
 
+# harness_programs: ci/programs/*.c, benchmarks and fuzzers that are not for the kernel's tree, next to the selftests.
+# Those of another kernel (--source) need not have the headers.
+harness_programs() {
+	local file program mm=$KSRC/tools/testing/selftests/mm flags=()
+	[[ -z $source ]] || return 0
+	[[ $GUEST != small ]] || flags=(-static)
+	for file in "$TOP"/ci/programs/*.c; do
+		program=$(basename "$file" .c)
+		run_long "$program $name" "$log_dir/$program-$name.log" \
+			"${CROSS_COMPILE}gcc" -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -O2 -D_GNU_SOURCE= "${flags[@]}" \
+			-isystem "$build/usr/include" -isystem "$KSRC/tools/include/uapi" -I "$KSRC" -I "$mm" -I "$mm/.." \
+			-o "$build/ksft/mm/$program" "$file" "$mm"/{vm_util,hugepage_settings}.c -lpthread ||
+			fail "$program does not build"
+		[[ $GUEST != small || $program != *_fuzz ]] || printf 'fuzz %s\n' "$program" >>"$build/ksft/mm/programs"
+	done
+}
+
 configure
 [[ -z $config_only ]] || exit 0
 
@@ -125,6 +142,7 @@ if [[ $GUEST != small && $id =~ ^[0-9a-f]{40,}$ ]]; then
 		[[ -f $other/ksft.id && $(<"$other/ksft.id") == "$id" ]] || continue
 		cp -a "$other/ksft" "$build/ksft"
 		cp "$other/ksft.id" "$build/"
+		harness_programs
 		log "$name: $(head -n 1 <<<"$id"), $(wc -c <"$build/$IMAGE") bytes, in $build; selftests of $(basename "$other")"
 		exit 0
 	done
@@ -133,6 +151,7 @@ run_long "headers $name" "$log_dir/headers-$name.log" kmake "$build" headers ||
 	fail "headers of $name do not install"
 if [[ $GUEST == small ]]; then
 	small_selftests
+	harness_programs
 	log "$name: $(source_id | sed -n 1p), $(wc -c <"$build/$IMAGE") bytes, in $build"
 	exit 0
 fi
@@ -145,5 +164,6 @@ while read -r program; do
 	# Another kernel need not have the series' own.
 	[[ -n $source || -x $build/ksft/mm/$program ]] || fail "selftest $program has not been built, see $log_dir/selftests-$name.log"
 done <"$TOP/ci/expected/programs"
+harness_programs
 printf '%s\n' "$id" >"$build/ksft.id"
 log "$name: $(head -n 1 <<<"$id"), $(wc -c <"$build/$IMAGE") bytes, in $build"

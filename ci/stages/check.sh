@@ -226,13 +226,12 @@ check_sorted() {
 }
 
 # The selftests of mm that the series adds or changes, each in a category of run_vmtests.sh that make check runs:
-# "./PROGRAM" itself, or a script that names it. Benchmarks belong to make bench.
+# "./PROGRAM" itself, or a script that names it.
 check_programs() {
 	local dir=tools/testing/selftests/mm f program category out='' scripts script name
 	scripts=$(kgit ls-tree --name-only "$tip" "$dir/" | grep '\.sh$' | grep -v '/run_vmtests\.sh$' || true)
 	while IFS= read -r f; do
 		program=$(basename "$f" .c)
-		[[ $program != *_bench ]] || continue
 		while IFS= read -r category; do
 			if grep -qE "^$category([@ ]|\$)" "$TOP/ci/expected/categories" ||
 				grep -qE "^$category check\$" "$TOP/ci/expected/regress"; then

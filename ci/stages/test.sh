@@ -117,7 +117,7 @@ selected=("${default[@]}")
 if [[ -n $categories ]]; then read -ra selected <<<"$categories"; fi
 is_category() {
 	if [[ $GUEST == small ]]; then grep -q "^$1 " "$build/ksft/mm/programs"
-	else [[ $1 == kunit || -x $build/ksft/mm/ksft_$1.sh ]]; fi
+	else [[ $1 == kunit || $1 == fuzz || -x $build/ksft/mm/ksft_$1.sh ]]; fi
 }
 if [[ -n $only && $only =~ ^[a-z0-9_]+$ ]] && is_category "$only"; then
 	selected=("$only")
@@ -212,7 +212,7 @@ END_JOB
 }
 
 whole_job() {
-	local category m
+	local category m run what
 	job_head
 	for category in "${selected[@]}"; do
 		is_category "$category" || fail "no wrapper ksft_$category.sh among the selftests in $build/ksft/mm"
@@ -220,9 +220,13 @@ whole_job() {
 			printf 'programs_begin kunit\nkunit %q\nprograms_end kunit\n' "$(category_modules kunit | paste -sd ' ')"
 			continue
 		fi
-		printf 'begin %s\n' "$category"
+		run="begin $category" what="wrapper $category"
+		if [[ $category == fuzz ]]; then
+			run='programs_begin fuzz' what=$(cd "$build/ksft/mm" && printf 'program %s\n' *_fuzz; echo 'programs_end fuzz')
+		fi
+		printf '%s\n' "$run"
 		for m in $(category_modules "$category"); do printf 'load %q\n' "$m"; done
-		printf 'wrapper %s\n' "$category"
+		printf '%s\n' "$what"
 		for m in $(category_modules "$category"); do printf 'unload %q\n' "$m"; done
 	done
 	echo finish
