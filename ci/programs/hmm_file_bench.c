@@ -40,12 +40,12 @@
 #define ENTRIES		500UL
 
 enum metric {
-	READ, WRITE, FSYNC, AROUND_FAULT, FIND, THERE, BACK, BOTH, COPY, REREAD, AHEAD,
+	READ, WRITE, FSYNC, AROUND_FAULT, FIND, THERE, BACK, BOTH, ACCESS, COPY, REREAD, AHEAD,
 };
 
 static const char * const metrics[] = {
 	"read_ns", "write_ns", "fsync_ns", "around_ns", "find_ns", "there_ns", "back_ns", "both_ns",
-	"copy_ns", "reread_ns", "ahead_ns",
+	"access_ns", "copy_ns", "reread_ns", "ahead_ns",
 };
 
 static char *buf;		/* of CHUNK pages */
@@ -168,8 +168,25 @@ static unsigned long command(unsigned long request, char *p, unsigned long npage
 #define MIGRATE(p)	command(HMM_DMIRROR_MIGRATE_TO_DEV, p, CHUNK)
 #define SET_FLAGS(f)	command(HMM_DMIRROR_FLAGS, buf, (f) | 1 << 16)
 
+static void bench_access(char *p)
+{
+	double start;
+
+	for (unsigned long rep = 0; rep <= bench_reps; rep++) {
+		/* As such, a device of its own, which mirrors the caller. */
+		dev = open("/dev/hmm_dmirror0", O_RDWR);
+		start = bench_now();
+		bench_need(command(HMM_DMIRROR_READ, p, CHUNK) == CHUNK, "device read");
+		bench_samples[ACCESS][rep ? rep - 1 : 0] = (bench_now() - start) / CHUNK;
+		close(dev);
+	}
+	print_metrics("device", ACCESS, ACCESS, CHUNK);
+	fflush(stdout);
+}
+
 static void bench_device(int fd)
 {
+	int status, first = dev;
 	char *p = map_pages(fd, CHUNK, PROT_READ | PROT_WRITE);
 	double start;
 
@@ -186,8 +203,20 @@ static void bench_device(int fd)
 		bench_samples[BACK][s] = touch_pages(p, CHUNK, 1);
 		bench_samples[BOTH][s] = bench_samples[THERE][s] + bench_samples[BACK][s];
 	}
-	munmap(p, CHUNK * psize());
 	print_metrics("device", THERE, BOTH, CHUNK);
+	bench_need(MIGRATE(p) == CHUNK, "migrate");
+	if (fd < 0) {
+		bench_access(p);
+	} else {
+		fflush(stdout);
+		if (!fork()) {
+			bench_access(p);
+			_exit(0);
+		}
+		bench_need(wait(&status) > 0 && !status, "second process");
+	}
+	dev = first;
+	munmap(p, CHUNK * psize());
 }
 
 static void bench_clean(int fd)
