@@ -75,13 +75,14 @@ guest_initramfs() {
 guest_native() { [[ $(uname -m) == "$ARCH" ]]; }
 
 # guest_small BUILD ROOT: the content of an initramfs that stays the root: what runs the job, the modules, and no
-# shell, but for what somebody has put into $OUT/sysroot/$ARCH.
+# shell, but for what somebody has put into $OUT/sysroot/$ARCH. If the facts say DEBIAN=..., that has mkfs.
 guest_small() {
 	local build=$1 root=$2 run
 	run=$(guest_program run)
 	mkdir -p "$root"/{ci/modules,etc,ksft,mnt,root,run,tmp}
 	ln -s /proc/self/mounts "$root/etc/mtab"
 	cp "$run" "$root/ci/run"
+	[[ -z ${DEBIAN-} ]] || "$TOP/ci/lib/sysroot.sh" "$ARCH" "$DEBIAN"
 	if [[ -d $OUT/sysroot/$ARCH ]]; then cp -a "$OUT/sysroot/$ARCH/." "$root/"; fi
 	if [[ -d $build/mods ]]; then
 		find "$build/mods" -name '*.ko' -exec cp -t "$root/ci/modules" {} +

@@ -65,7 +65,7 @@ static inline uint64_t number_of_pages(void)
 {
 	uint64_t nr = number(64);
 
-	return nr > 4096 ? nr | 1ULL << 40 : nr;
+	return nr > (16 << 20) / psize() ? nr | 1ULL << 40 : nr;
 }
 
 static inline char *page(void)

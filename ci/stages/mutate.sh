@@ -146,17 +146,25 @@ tests_id() {
 	fi
 }
 
+# died_in LOG: the test that has begun, but never ended. Without a list of tests it has not vanished from any.
+died_in() { sed -nE 's/^# #  RUN +(.*) \.\.\.$/\1/p; s/^# # +(OK|FAIL|SKIP) +.*//p' "$1" | tail -n 1 | grep . || true; }
+
 # boot SLOT KEY KERNEL NUMBER TESTS NAME: $work/results/KEY gets the status and the names of the tests that fail, less
 # those in $work/control. What is no verdict is not kept.
 boot() {
 	local slot=$work/guest-$1 result=$work/results/$2 only want rc=0 found limit=() start=$SECONDS
 	read -r only want <<<"$5"
-	rm -rf "$slot/results" "$slot/ktap.log"
 	# Some bugs are found by a test that hangs. The control has all tests to run.
 	if (($4)); then limit=(--timeout 600); fi
-	# The guest goes when this shell does.
-	RESULTS=$slot/results setpriv --pdeathsig TERM bash "$TOP/ci/run" test --build "$3" --dir "$slot" "${limit[@]}" \
-		--append "mutant=$4" --only "$only" >"$result.log" 2>&1 || rc=$?
+	# An emulated machine sometimes dies or hangs before it runs anything: that is no verdict.
+	for _ in 1 2; do
+		rc=0
+		rm -rf "$slot/results" "$slot/ktap.log"
+		# The guest goes when this shell does.
+		RESULTS=$slot/results setpriv --pdeathsig TERM bash "$TOP/ci/run" test --build "$3" --dir "$slot" "${limit[@]}" \
+			--append "mutant=$4" --only "$only" >"$result.log" 2>&1 || rc=$?
+		if grep -q '^# running \./' "$slot/ktap.log"; then break; fi
+	done
 	# The lines are anchored to the program; the point of the whole program does not count. A guest that dies of it
 	# leaves tests without a result; they have to have begun.
 	found='[a-z_]+:'
@@ -165,6 +173,7 @@ boot() {
 	{
 		echo "$rc"
 		cat "$slot"/results/*.tap | sed -nE "\#^not ok [0-9]+ - $found#s/^not ok [0-9]+ - (ci\.vanished:)?//p" || true
+		if [[ -n $want ]]; then died_in "$slot/ktap.log" | grep -E -- "$want" || true; fi
 	} 2>/dev/null | grep -vxFf "$work/control" >"$result.$1"
 	log "$6: status $rc, $(($(wc -l <"$result.$1") - 1)) tests fail, $(_elapsed $((SECONDS - start)))"
 	# Without a point, the guest has not been there.

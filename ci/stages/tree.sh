@@ -2,6 +2,8 @@
 set -euo pipefail
 # shellcheck source=ci/lib/common.sh
 . "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
+# shellcheck source=ci/lib/apt.sh
+. "$TOP/ci/lib/apt.sh"
 # shellcheck source=ci/lib/am.sh
 . "$TOP/ci/lib/am.sh"
 
@@ -171,40 +173,6 @@ from_git() {
 	finish "$commit" "$want_tag with git"
 }
 
-# An apt of its own below $OUT: no root needed, the machine's lists and cache stay as they are.
-APT=$OUT/apt
-apt_() {
-	local cmd=$1
-	shift
-	"$cmd" -o Dir::Etc::sourcelist="$APT/etc/sources.list" -o Dir::Etc::sourceparts=- \
-		-o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=- \
-		-o Dir::State="$APT/state" -o Dir::State::lists="$APT/lists" -o Dir::State::status="$APT/status" \
-		-o Dir::Cache="$APT/cache" -o APT::Sandbox::User= -o APT::Architectures=amd64 -o APT::Architecture=amd64 \
-		-o Acquire::Languages=none -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false \
-		-o Acquire::Retries=3 -o Debug::NoLocking=1 "$@"
-}
-
-# apt_setup SUITE...
-apt_setup() {
-	local uri suite
-	need apt-get dpkg-deb xz
-	# The mirror that this machine uses; before its first apt-get update the origin is not known yet.
-	# shellcheck disable=SC2016
-	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null |
-		sort | uniq -c | sort -rn | awk 'NR == 1 { print $2 }')
-	# shellcheck disable=SC2016
-	[[ -n $uri ]] || uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-		grep -E '/debian/?$' | sed -n 1p) || true
-	[[ -n $uri ]] || harness_error "found no Debian mirror among the apt sources of this machine; use --linux or --deb"
-	mkdir -p "$APT"/{etc,lists/partial,state,cache/archives/partial,archives}
-	: >"$APT/status"
-	for suite in "$@"; do
-		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$uri" "$suite"
-	done >"$APT/etc/sources.list"
-	run_long "apt-get update ($*)" "$OUT/log/apt-update.log" apt_ apt-get -qq update ||
-		harness_error "apt-get update failed; no source of the kernel is left: use --linux or --deb"
-}
-
 # candidates REGEX: "version package", newest version first, of the packages that match.
 candidates() {
 	local v p list=() names=() i j tmp
@@ -227,7 +195,7 @@ download() {
 	deb=$APT/archives/$1_${2//:/%3a}_all.deb
 	if [[ -f $deb ]] && dpkg-deb -I "$deb" >/dev/null 2>&1; then return 0; fi
 	run_long "download of $1 $2" "$OUT/log/download.log" \
-		env -C "$APT/archives" bash -c "$(declare -f apt_); APT=$(printf %q "$APT"); apt_ apt-get download $(printf %q "$1=$2")" ||
+		env -C "$APT/archives" bash -c "$(declare -f apt_); APT=$(printf %q "$APT") APT_ARCH=$APT_ARCH; apt_ apt-get download $(printf %q "$1=$2")" ||
 		return 1
 	[[ -f $deb ]] || harness_error "apt-get download did not leave $deb"
 }

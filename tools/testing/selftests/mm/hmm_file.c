@@ -31,7 +31,7 @@ OP(file, load, CLEAN, PAGES, NONE)
 /* Large folios are split: a part of one goes, the rest stays. */
 OP(file, part, SYSTEM, PAGES, NONE)
 {
-	const unsigned long nr = 1024, first = 100, next = first + PAGES;
+	const unsigned long nr = 256, first = 100, next = first + PAGES;
 	char *all = malloc(nr * psize());
 
 	fill(all, 0, nr, 1);
@@ -54,10 +54,14 @@ OP(file, nowait, CLEAN, PAGES, MAPPED)
 
 	ASSERT_EQ(-1, preadv2(fd, &iov, 1, 0, RWF_NOWAIT));
 	ASSERT_EQ(fs->mkfs ? EAGAIN : EOPNOTSUPP, errno);
-	/* Not each file system has that. */
-	ASSERT_EQ(-1, pwritev2(fd, &iov, 1, 0, RWF_NOWAIT));
-	ASSERT_TRUE(errno == EAGAIN || errno == EOPNOTSUPP);
-	ASSERT_EQ(0, recalls());
+	for (int i = 0; i < 20; i++) {
+		/* If the file's times are of this tick, nothing else can make it wait. */
+		ASSERT_EQ(psize(), pwrite(fd, mirror, psize(), SIZE));
+		/* Not each file system has that. */
+		ASSERT_EQ(-1, pwritev2(fd, &iov, 1, 0, RWF_NOWAIT));
+		ASSERT_TRUE(errno == EAGAIN || errno == EOPNOTSUPP);
+		ASSERT_EQ(0, recalls());
+	}
 	ASSERT_EQ(SIZE, pread(fd, buf, SIZE, 0));
 	ASSERT_TRUE(same(buf));
 }

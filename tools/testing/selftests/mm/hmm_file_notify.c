@@ -140,42 +140,44 @@ OP(notify, other_device, WRITTEN, PAGES, NONE)
 	close(other);
 }
 
-/* What is written while a page is pinned is not lost to a copy made before. */
+/*
+ * What is written while a page is pinned is not lost to a copy made before. udmabuf wants a seal
+ * that keeps pages from migrating: it comes while a page does.
+ */
 TEST(pin)
 {
 	struct udmabuf_create create = { .size = psize() };
-	int udmabuf = open("/dev/udmabuf", O_RDWR), lost = 0, *seen;
-	pid_t pid;
+	int udmabuf = open("/dev/udmabuf", O_RDWR), lost = 0;
 
 	if (udmabuf < 0)
 		SKIP(return, "no /dev/udmabuf");
 	ASSERT_TRUE(new_file("tmpfs"));
-	fd = memfd_create("pin", MFD_ALLOW_SEALING);
-	ASSERT_EQ(0, ftruncate(fd, psize()));
-	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
 	ASSERT_EQ(0, set_flags(HMM_DMIRROR_FLAG_SLOW_COPY));
-	seen = (int *)map(0, 1, PROT_READ, MAP_SHARED);
-	pid = start_taking((char *)seen, 1);
-	create.memfd = fd;
 	for (int i = 1; i <= 20 && !lost; i++) {
-		int file, *p;
+		int file, *p, *seen;
+		pid_t pid;
 
+		close(fd);
+		fd = create.memfd = memfd_create("pin", MFD_ALLOW_SEALING);
+		ASSERT_EQ(0, ftruncate(fd, psize()));
+		seen = (int *)map(0, 1, PROT_READ, MAP_SHARED);
+		pid = start_taking((char *)seen, 1);
 		/* At another time of a copy */
 		usleep(i * 13000);
+		ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
 		file = ioctl(udmabuf, UDMABUF_CREATE, &create);
 		p = mmap(NULL, psize(), RW, MAP_SHARED, file, 0);
 		ASSERT_NE(MAP_FAILED, p);
 		*p = i;
 		munmap(p, psize());
 		close(file);
-		/* No read(): that may keep a reference. */
-		usleep(250000);
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
 		if (__atomic_load_n(seen, __ATOMIC_RELAXED) != i)
 			lost = i;
+		munmap(seen, psize());
 	}
 	EXPECT_EQ(0, lost);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
 	ASSERT_TRUE(end_file());
 }
 

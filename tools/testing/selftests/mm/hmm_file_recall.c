@@ -131,6 +131,8 @@ OP(recall, oom, CLEAN, PAGES, NONE)
 	const unsigned long old = read_num(min_free);
 	pid_t hog, watchdog;
 
+	/* Nothing is to be had but by an OOM kill. */
+	ASSERT_TRUE(set_file(DROP_CACHES, "3"));
 	hog = fork();
 	if (!hog) {
 		set_file("/proc/self/oom_score_adj", "1000");
@@ -141,13 +143,17 @@ OP(recall, oom, CLEAN, PAGES, NONE)
 		raise(SIGSTOP);
 	}
 	ASSERT_EQ(hog, waitpid(hog, NULL, WUNTRACED));
+	/* Neither process may need memory by itself after that: each does all of it before. */
 	watchdog = fork();
 	if (!watchdog) {
+		sleep(0);
+		write_num(min_free, old);
+		write_num(min_free, 200000);
 		sleep(PATIENCE);
 		write_num(min_free, old);
 		_exit(0);
 	}
-	write_num(min_free, 200000);
+	ASSERT_TRUE(WAIT_FOR(right(mirror, 0, PAGES, 1) && read_num(min_free) == 200000));
 	EXPECT_TRUE(right(p, 0, PAGES, 1));
 	EXPECT_EQ(0, waitpid(watchdog, NULL, WNOHANG));
 	write_num(min_free, old);

@@ -54,8 +54,8 @@ static const struct fs {
 	{ "ext4_1k", "ext4", NULL, 64, "mkfs.ext4 -q -F -b 1024" },
 	{ "ext4_journal", "ext4", "data=journal", 64, "mkfs.ext4 -q -F" },
 	{ "xfs", "xfs", NULL, 320, "mkfs.xfs -q -f" },
-	{ "btrfs", "btrfs", NULL, 128, "mkfs.btrfs -q -f" },
-	{ "btrfs_zlib", "btrfs", "compress-force=zlib", 128, "mkfs.btrfs -q -f" },
+	{ "btrfs", "btrfs", NULL, 512, "mkfs.btrfs -q -f -s 4096" },
+	{ "btrfs_zlib", "btrfs", "compress-force=zlib", 512, "mkfs.btrfs -q -f -s 4096" },
 	{ "ext2", "ext2", NULL, 16, "mkfs.ext4 -t ext2 -q -F" },
 	{ "ramfs", "ramfs" },
 	{ }

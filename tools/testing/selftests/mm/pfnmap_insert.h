@@ -531,7 +531,7 @@ static inline void teardown(void)
  */
 static inline void check_faults(void)
 {
-	static const unsigned long windows[] = { 1, 16, 4096, 0 };
+	static const unsigned long windows[] = { 1, 16, 1UL << 20, 0 };
 	static const struct {
 		unsigned long first, end, fault;	/* pages */
 		bool object;	/* has these, or a VMA between others of the same object */
