@@ -146,9 +146,6 @@ tests_id() {
 	fi
 }
 
-# died_in LOG: the test that has begun, but never ended. Without a list of tests it has not vanished from any.
-died_in() { sed -nE 's/^# #  RUN +(.*) \.\.\.$/\1/p; s/^# # +(OK|FAIL|SKIP) +.*//p' "$1" | tail -n 1 | grep . || true; }
-
 # boot SLOT KEY KERNEL NUMBER TESTS NAME: $work/results/KEY gets the status and the names of the tests that fail, less
 # those in $work/control. What is no verdict is not kept.
 boot() {
@@ -173,7 +170,6 @@ boot() {
 	{
 		echo "$rc"
 		cat "$slot"/results/*.tap | sed -nE "\#^not ok [0-9]+ - $found#s/^not ok [0-9]+ - (ci\.vanished:)?//p" || true
-		if [[ -n $want ]]; then died_in "$slot/ktap.log" | grep -E -- "$want" || true; fi
 	} 2>/dev/null | grep -vxFf "$work/control" >"$result.$1"
 	log "$6: status $rc, $(($(wc -l <"$result.$1") - 1)) tests fail, $(_elapsed $((SECONDS - start)))"
 	# Without a point, the guest has not been there.
