@@ -17,13 +17,14 @@
 #include <linux/mman.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/wait.h>
 
 #include "kselftest.h"
 #include "vm_util.h"
 
 #define FUZZ_PROCESSES	4
-#define ARENA_PAGES	4096UL
+#define ARENA_PAGES	MIN(4096UL, (64UL << 20) / psize())
 #define RW		(PROT_READ | PROT_WRITE)
 
 /* A table of these is what a program defines: the weights add up to 256. */
