@@ -1,7 +1,6 @@
 # shellcheck shell=bash
 # An apt of its own below $OUT, sourced after common.sh: no root needed, the machine's lists and cache stay as they are.
-APT=${APT:-$OUT/apt}
-APT_ARCH=${APT_ARCH:-amd64}
+APT=$OUT/apt APT_ARCH=amd64
 
 apt_() {
 	local cmd=$1
@@ -14,7 +13,7 @@ apt_() {
 		-o Acquire::Retries=3 -o Debug::NoLocking=1 "$@"
 }
 
-# apt_setup SUITE...
+# apt_setup SUITE...: status 1 if there is no mirror, or none that answers
 apt_setup() {
 	local uri suite
 	need apt-get dpkg-deb xz
@@ -25,12 +24,14 @@ apt_setup() {
 	# shellcheck disable=SC2016
 	[[ -n $uri ]] || uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
 		grep -E '/debian/?$' | sed -n 1p) || true
-	[[ -n $uri ]] || harness_error "found no Debian mirror among the apt sources of this machine"
+	if [[ -z $uri ]]; then
+		warn "found no Debian mirror among the apt sources of this machine"
+		return 1
+	fi
 	mkdir -p "$APT"/{etc,lists/partial,state,cache/archives/partial,archives}
 	: >"$APT/status"
 	for suite in "$@"; do
 		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$uri" "$suite"
 	done >"$APT/etc/sources.list"
-	run_long "apt-get update ($*)" "$OUT/log/apt-update.log" apt_ apt-get -qq update ||
-		harness_error "apt-get update failed"
+	run_long "apt-get update ($*)" "$OUT/log/apt-update.log" apt_ apt-get -qq update
 }

@@ -90,6 +90,8 @@ facts() {
 	local f=$TOP/ci/configs/arch/$1.facts
 	[[ $1 =~ ^[a-z0-9_-]+$ && -f $f ]] || harness_error "unknown architecture '$1' (no ci/configs/arch/$1.facts)"
 	ARCH=$1
+	# shellcheck disable=SC2034
+	DEBIAN=
 	# shellcheck source=/dev/null
 	. "$f"
 }

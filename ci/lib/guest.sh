@@ -82,7 +82,7 @@ guest_small() {
 	mkdir -p "$root"/{ci/modules,etc,ksft,mnt,root,run,tmp}
 	ln -s /proc/self/mounts "$root/etc/mtab"
 	cp "$run" "$root/ci/run"
-	[[ -z ${DEBIAN-} ]] || "$TOP/ci/lib/sysroot.sh" "$ARCH" "$DEBIAN"
+	[[ -z $DEBIAN ]] || "$TOP/ci/lib/sysroot.sh" "$ARCH" "$DEBIAN"
 	if [[ -d $OUT/sysroot/$ARCH ]]; then cp -a "$OUT/sysroot/$ARCH/." "$root/"; fi
 	if [[ -d $build/mods ]]; then
 		find "$build/mods" -name '*.ko' -exec cp -t "$root/ci/modules" {} +

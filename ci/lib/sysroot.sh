@@ -5,17 +5,19 @@ set -euo pipefail
 STAGE=sysroot
 # shellcheck source=ci/lib/common.sh
 . "${TOP:=$(cd "$(dirname "$0")/../.." && pwd)}/ci/lib/common.sh"
-APT=$OUT/apt-$2 APT_ARCH=$2
 # shellcheck source=ci/lib/apt.sh
 . "$TOP/ci/lib/apt.sh"
+APT=$OUT/apt-$2 APT_ARCH=$2
 need readelf
 sysroot=$OUT/sysroot/$1 all=$APT/root
 [[ ! -e $sysroot/bin/sh ]] || exit 0
 
 # shellcheck source=/dev/null
-apt_setup "$(. /etc/os-release && echo "$VERSION_CODENAME")"
-run_long "download for $2" "$OUT/log/sysroot.log" apt_ apt-get -qq -y --no-install-recommends --download-only \
-	install busybox-static btrfs-progs e2fsprogs xfsprogs || fail "the packages are not to be had"
+suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+rm -rf "$APT/cache"
+{ apt_setup "$suite" && run_long "download for $2" "$OUT/log/sysroot.log" \
+	apt_ apt-get -qq -y --no-install-recommends --download-only install busybox-static btrfs-progs e2fsprogs xfsprogs; } ||
+	harness_error "Debian's packages for $2 are not to be had; put mkfs and a shell into $sysroot"
 rm -rf "$all" "$sysroot.new"
 mkdir -p "$all" "$sysroot.new"/{bin,sbin,lib}
 for deb in "$APT"/cache/archives/*.deb; do
@@ -28,7 +30,7 @@ program() {
 	while read -r name; do
 		if [[ -e $sysroot.new/lib/$name ]]; then continue; fi
 		from=$(find "$all" -name "$name" | sed -n 1p)
-		[[ -n $from ]] || fail "no $name for $1"
+		[[ -n $from ]] || harness_error "no $name for $1 among the packages"
 		cp -L "$from" "$sysroot.new/lib/$name"
 		program "$sysroot.new/lib/$name"
 	done < <(readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'

@@ -106,7 +106,7 @@ harness_programs() {
 	for file in "$TOP"/ci/programs/*.c; do
 		program=$(basename "$file" .c)
 		run_long "$program $name" "$log_dir/$program-$name.log" \
-			"${CROSS_COMPILE}gcc" -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -O2 -D_GNU_SOURCE= "${flags[@]}" \
+			"${CROSS_COMPILE}gcc" -Wall -O2 -D_GNU_SOURCE= "${flags[@]}" \
 			-isystem "$build/usr/include" -isystem "$KSRC/tools/include/uapi" -I "$KSRC" -I "$mm" -I "$mm/.." \
 			-o "$build/ksft/mm/$program" "$file" "$mm"/{vm_util,hugepage_settings}.c -lpthread ||
 			fail "$program does not build"

@@ -173,6 +173,8 @@ from_git() {
 	finish "$commit" "$want_tag with git"
 }
 
+no_source() { harness_error "no source of the kernel is left: use --linux or --deb"; }
+
 # candidates REGEX: "version package", newest version first, of the packages that match.
 candidates() {
 	local v p list=() names=() i j tmp
@@ -203,7 +205,7 @@ download() {
 from_debian() {
 	local package version line cached
 	if [[ -n $onto ]]; then
-		apt_setup trixie-backports sid experimental
+		apt_setup trixie-backports sid experimental || no_source
 		line=$(candidates 'linux-source-[0-9.]+' | sed -n 1p)
 		[[ -n $line ]] || harness_error "no suite offers a linux-source package"
 		version=${line% *} package=${line#* }
@@ -216,7 +218,7 @@ from_debian() {
 		if [[ -f $cached ]] && dpkg-deb -I "$cached" >/dev/null 2>&1; then
 			deb=$cached
 		else
-			apt_setup trixie-backports
+			apt_setup trixie-backports || no_source
 			if candidates "${package//./\\.}" | grep -xF "$version $package" >/dev/null && download "$package" "$version"; then
 				:
 			else

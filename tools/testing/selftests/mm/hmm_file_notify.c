@@ -158,7 +158,8 @@ TEST(pin)
 		pid_t pid;
 
 		close(fd);
-		fd = create.memfd = memfd_create("pin", MFD_ALLOW_SEALING);
+		fd = memfd_create("pin", MFD_ALLOW_SEALING);
+		create.memfd = fd;
 		ASSERT_EQ(0, ftruncate(fd, psize()));
 		seen = (int *)map(0, 1, PROT_READ, MAP_SHARED);
 		pid = start_taking((char *)seen, 1);
